@@ -1,0 +1,87 @@
+"""Files that are either complete or absent, and JSON with errors a person can act on."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cadenza_lib.errors import CorpusError, ParameterError
+
+__all__ = ["atomic_path", "make_directory", "read_json", "write_json"]
+
+
+def make_directory(path: Path | str) -> Path:
+    """Create a directory and its parents, check that it can be written, and return it as an absolute path.
+
+    Raises
+    ------
+    ParameterError
+        If the directory cannot be created or written.
+    """
+    path = Path(path).expanduser().resolve()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # os.access says yes to root on a read-only file system, so try it.
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ParameterError(
+            f"Output directory {path} cannot be written ({error.strerror}); choose another."
+        ) from error
+    return path
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary name beside `path` to write to; it becomes `path` only if the block succeeds.
+
+    The temporary name keeps the suffix of `path`, since writers of audio and figures choose the format by it.
+
+    Raises
+    ------
+    ParameterError
+        If the directory of `path` cannot be written.
+    """
+    path = Path(path)
+    make_directory(path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:100]}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_json(path: Path | str) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    CorpusError
+        If the file is missing, unreadable or not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CorpusError(f"{path} does not exist; check the path, or data/README.md for the expected tree.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path} cannot be read ({error}); check that it is a readable text file.") from error
+    except json.JSONDecodeError as error:
+        raise CorpusError(
+            f"{path} is not valid JSON (line {error.lineno}: {error.msg}); repair it or download it again."
+        ) from error
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write `content` as JSON, completely or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
