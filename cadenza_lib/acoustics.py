@@ -1,0 +1,190 @@
+"""From loudspeakers to ears: HRTFs from disk, at-ear simulation, 16-bit rounding, and a spherical head for the demo.
+
+The simulation is the challenge's generator (`generate_at_mic_musdb18.py` in pyclarity's recipe): each ear hears both
+loudspeakers through head-related impulse responses; then the mixture and each stem are matched, one by one, to the
+loudness of their dry version. So at-ear stems do not sum to the at-ear mixture.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.loudness import convolve, loudness_matching_gain
+
+__all__ = [
+    "SAMPLE_RATE",
+    "at_ears",
+    "check_signal",
+    "hrtf_file_name",
+    "load_hrtf",
+    "loudspeakers_to_ears",
+    "quantise_16bit",
+    "read_audio",
+    "spherical_head_hrtf",
+]
+
+SAMPLE_RATE = 44100
+"""Sample rate of songs, HRTFs and processing in Hz."""
+
+INT16_SCALE = 32768.0  # int16 full scale per unit, as soundfile reads and the recipe writes
+
+_HEAD_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
+_SPEED_OF_SOUND_M_PER_S = 343.0  # dry air at 20 degrees Celsius
+_EAR_AZIMUTH_DEG = 100.0  # ears lie slightly behind the frontal plane (Blauert, Spatial Hearing, 1997)
+_HRTF_TAPS = 256
+_HRTF_LEAD_S = 0.001  # room before the first arrival for the response's own onset
+
+
+def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> Tensor:
+    """Read a sound file as float64 in [-1, 1).
+
+    Shape:
+        - result: `(channel, time)`
+
+    Raises
+    ------
+    AudioError
+        If the file is missing or unreadable, has another rate or number of channels, is empty, or holds NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise AudioError(f"{path} does not exist; check the corpus against data/README.md.")
+    try:
+        samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path} cannot be read as audio ({error}); copy or download it again.") from error
+    if rate != sample_rate:
+        raise AudioError(f"{path} has a sample rate of {rate} Hz, not {sample_rate}; resample it.")
+    if channels is not None and samples.shape[1] != channels:
+        raise AudioError(f"{path} has {samples.shape[1]} channel(s), not {channels}.")
+    signal = torch.from_numpy(np.ascontiguousarray(samples.T))
+    check_signal(signal, str(path))
+    return signal
+
+
+def check_signal(signal: Tensor, name: str) -> None:
+    """Raise `AudioError` if a signal `(..., time)` is empty or holds NaN or infinity."""
+    if signal.shape[-1] == 0:
+        raise AudioError(f"{name} is empty: it holds 0 samples.")
+    if not torch.isfinite(signal).all():
+        count = int((~torch.isfinite(signal)).sum())
+        raise AudioError(f"{name} holds {count} sample(s) that are NaN or infinite; repair the signal.")
+
+
+def hrtf_file_name(mic: str, subject: str, angle_deg: float) -> str:
+    """Return the challenge's file name of the HRTF for a loudspeaker at `angle_deg`, negative to the left.
+
+    >>> hrtf_file_name("BTE_fr", "VP_E1", -22.5)
+    'BTE_fr-VP_E1-n22.5.wav'
+    """
+    return f"{mic}-{subject}-{'n' if angle_deg < 0 else 'p'}{abs(angle_deg)}.wav"
+
+
+def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, right_angle: float) -> Tensor:
+    """Load the two HRTFs of a head position, angles in degrees.
+
+    Shape:
+        - result: `(loudspeaker, ear, tap)`, loudspeakers left, right
+
+    Raises
+    ------
+    AudioError
+        If a file is missing or unusable, or the two differ in length.
+    """
+    files = [
+        Path(folder) / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))
+    ]
+    left, right = (read_audio(file, SAMPLE_RATE) for file in files)
+    if left.shape != right.shape:
+        raise AudioError(f"{files[0]} has {left.shape[-1]} taps but {files[1].name} has {right.shape[-1]}.")
+    return torch.stack([left, right])
+
+
+def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
+    """Return what the ears hear of a signal played by two loudspeakers, cut to the input's length.
+
+    Shape:
+        - signal: `(..., loudspeaker, time)`
+        - hrtf: `(loudspeaker, ear, tap)`
+        - result: `(..., ear, time)`
+
+    >>> delta = torch.zeros(2, 2, 3); delta[0, 0, 0] = delta[1, 1, 0] = 1  # each ear hears its own loudspeaker
+    >>> signal = torch.tensor([[1., 2.], [3., 4.]])
+    >>> torch.allclose(loudspeakers_to_ears(signal, delta), signal)
+    True
+    """
+    paths = convolve(signal[..., :, None, :], hrtf.to(signal))  # (..., loudspeaker, ear, time + tap - 1)
+    return paths.sum(-3)[..., : signal.shape[-1]]
+
+
+def at_ears(signal: Tensor, hrtf: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
+    """Return a dry stereo signal at the ears, at the integrated loudness of the dry one.
+
+    Where the official generator divides by zero (silence), the result is silence.
+
+    Shape:
+        - signal: `(..., loudspeaker, time)`; each leading index (stem) is matched on its own
+        - hrtf: `(loudspeaker, ear, tap)`
+        - result: `(..., ear, time)`
+
+    Raises
+    ------
+    AudioError
+        If the signal is shorter than 0.4 s.
+    """
+    heard = loudspeakers_to_ears(signal, hrtf)
+    return heard * loudness_matching_gain(heard, signal, sample_rate)
+
+
+def quantise_16bit(signal: Tensor) -> Tensor:
+    """Return the signal as a 16-bit file would hold it: clipped to [-1, 1) and truncated towards zero.
+
+    >>> quantise_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])) * 32768
+    tensor([-3.2768e+04,  1.0000e+00, -1.0000e+00,  3.2767e+04])
+    """
+    return torch.trunc(torch.clamp(signal * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)) / INT16_SCALE
+
+
+def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: float = _HEAD_RADIUS_M) -> Tensor:
+    """Return a rigid-sphere model of the HRTFs of two loudspeakers, angles in degrees, left negative.
+
+    Delay after R. S. Woodworth and head shadow as a one-pole, one-zero filter, both as in C. P. Brown and R. O. Duda,
+    "A structural model for binaural sound synthesis", IEEE Trans. Speech Audio Process. 6(5), 476-488, 1998.
+
+    Shape:
+        - result: `(loudspeaker, ear, tap)`, float64, 44.1 kHz
+
+    Raises
+    ------
+    ParameterError
+        If an angle lies outside -90 to 90 degrees.
+    """
+    for angle in (left_angle, right_angle):
+        if not -90 <= angle <= 90:
+            raise ParameterError(f"Loudspeaker angle {angle} lies outside -90 to 90 degrees.")
+    responses = [
+        [_sphere_response(angle - ear, head_radius_m) for ear in (-_EAR_AZIMUTH_DEG, _EAR_AZIMUTH_DEG)]
+        for angle in (left_angle, right_angle)
+    ]
+    return torch.from_numpy(np.array(responses))
+
+
+def _sphere_response(incidence_deg: float, head_radius_m: float) -> np.ndarray:
+    """Return the impulse response at a point of the sphere, `incidence_deg` away from the source's direction."""
+    incidence = abs(np.deg2rad(incidence_deg))
+    radius_s = head_radius_m / _SPEED_OF_SOUND_M_PER_S
+    # Straight to the near side, creeping along the surface on the far side; measured from the head's centre.
+    delay_s = -radius_s * np.cos(incidence) if incidence < np.pi / 2 else radius_s * (incidence - np.pi / 2)
+    # High frequencies are doubled on the near side and shadowed on the far side (Brown and Duda, eq. 4 and 5).
+    least, least_angle = 0.1, np.deg2rad(150)
+    alpha = (1 + least / 2) + (1 - least / 2) * np.cos(incidence / least_angle * np.pi)
+    frequency = np.fft.rfftfreq(_HRTF_TAPS, 1 / SAMPLE_RATE)
+    omega_radius = 2 * np.pi * frequency * radius_s / 2
+    shadow = (1 + 1j * alpha * omega_radius) / (1 + 1j * omega_radius)
+    spectrum = shadow * np.exp(-2j * np.pi * frequency * (delay_s + _HRTF_LEAD_S))
+    spectrum[-1] = spectrum[-1].real  # a real response has a real value at half the sample rate
+    return np.fft.irfft(spectrum, _HRTF_TAPS)
