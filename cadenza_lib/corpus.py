@@ -1,0 +1,282 @@
+"""A corpus: songs, HRTFs, listeners and scenes in the challenge's layout, opened from one path.
+
+    metadata/  gains.json, head_loudspeaker_positions.json, and for each split: scenes.<split>.json,
+               scene_listeners.<split>.json, listeners.<split>.json, and musdb18.<split>.json (dry songs) or
+               at_mic_music.<split>.json (songs at the ears), or both
+    audio/     music/<Path>/<stem>.wav, hrtf/<mic>-<subject>-<angle>.wav, at_mic_music/<Path>/<stem>.wav
+
+At-ear songs are read from `audio/at_mic_music` where it has them, and are otherwise simulated from the dry song and
+the HRTFs, with the 16-bit rounding of the official generator: both ways give the same signals.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
+from cadenza_lib.errors import AudioError, CorpusError, ParameterError
+from cadenza_lib.files import read_json
+from cadenza_lib.listeners import Listener, load_listeners
+from cadenza_lib.loudness import BLOCK_S
+from cadenza_lib.scenes import STEMS, HeadPosition, Scene
+
+__all__ = ["AtEarSong", "Corpus", "Split", "check_not_silent"]
+
+
+@dataclass(frozen=True)
+class AtEarSong:
+    """A song as it reaches the microphones of the hearing aids.
+
+    Shape:
+        - stems: `(stem, channel, time)`, float64; they do not sum to the mixture (see `acoustics`)
+        - mixture: `(channel, time)`, float64
+    """
+
+    name: str
+    stems: Tensor
+    mixture: Tensor
+    sample_rate: int = SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Split:
+    """The scenes of one split, checked against everything they name."""
+
+    name: str
+    scenes: Mapping[str, Scene]
+    scene_listeners: Mapping[str, list[str]]
+    listeners: Mapping[str, Listener]
+    songs: Mapping[str, dict[str, Any]]
+    """Metadata of dry songs by name; empty where the challenge gives only at-ear songs."""
+    at_ear_songs: Mapping[str, dict[str, Any]]
+    """Metadata of at-ear songs by name; empty where none have been simulated."""
+
+
+class Corpus:
+    """A data set in the challenge's layout.
+
+    Parameters
+    ----------
+    root
+        Directory that holds `metadata` and `audio`.
+
+    Raises
+    ------
+    CorpusError
+        If the directory, or metadata that every split needs, are missing or broken.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).expanduser().resolve()
+        if not self.root.is_dir():
+            raise CorpusError(
+                f"Corpus directory {self.root} does not exist; give the directory that holds metadata/ and audio/, "
+                f'or "demo".'
+            )
+        self.metadata = self.root / "metadata"
+        self.gains = self._load_gains()
+        self.head_positions = self._load_head_positions()
+        self._splits: dict[str, Split] = {}
+
+    @property
+    def splits(self) -> list[str]:
+        """Names of the splits that have scenes."""
+        return sorted(path.name.split(".")[1] for path in self.metadata.glob("scenes.*.json"))
+
+    def split(self, name: str) -> Split:
+        """Return a split whose scenes name only songs, gains, head positions and listeners that exist.
+
+        Raises
+        ------
+        CorpusError
+            If the split does not exist, or its metadata are missing, broken or point to nothing.
+        """
+        if name not in self._splits:
+            if name not in self.splits:
+                raise CorpusError(f"{self.root} has no split {name!r}; it has {self.splits or 'no scenes.*.json'}.")
+            self._splits[name] = self._load_split(name)
+        return self._splits[name]
+
+    def gains_db(self, scene: Scene) -> Tensor:
+        """Return the gains of a scene in dB, float64, `(stem,)`."""
+        return torch.tensor([self.gains[scene.gain][stem] for stem in STEMS], dtype=torch.float64)
+
+    def song(self, split: Split, name: str) -> tuple[Tensor, Tensor]:
+        """Return a dry song.
+
+        Shape:
+            - stems: `(stem, channel, time)`, float64
+            - mixture: `(channel, time)`, float64
+
+        Raises
+        ------
+        AudioError
+            If a file is missing or unusable, or their lengths differ.
+        ParameterError
+            If the split has no dry song of this name.
+        """
+        if name not in split.songs:
+            raise ParameterError(
+                f"Split {split.name!r} has no dry song {name!r}; it has {len(split.songs)} dry songs."
+            )
+        return self._read_song(split.songs[name])
+
+    def hrtf(self, position: str) -> Tensor:
+        """Return the HRTFs of a head position by id, `(loudspeaker, ear, tap)`, float64."""
+        if position not in self.head_positions:
+            raise ParameterError(f"Head position {position!r} is not in {self.metadata}.")
+        return self._read_hrtf(self.head_positions[position])
+
+    def at_ear_song(self, split: Split, scene: Scene) -> AtEarSong:
+        """Return the song of a scene at the ears, read from disk or simulated.
+
+        Raises
+        ------
+        AudioError
+            If a file is missing or unusable, the song is silent, or it is shorter than 0.4 s.
+        """
+        name = scene.at_ear_song
+        if name in split.at_ear_songs and (stored := self._at_ear_folder(split.at_ear_songs[name])).is_dir():
+            stems, mixture = _read_stems(stored)
+        elif scene.music in split.songs:
+            dry_stems, dry_mixture = self.song(split, scene.music)
+            check_not_silent(dry_mixture, scene.music)
+            dry = torch.cat([dry_stems, dry_mixture[None]])  # (stem + 1, channel, time)
+            heard = quantise_16bit(at_ears(dry, self.hrtf(scene.head_loudspeaker_positions)))
+            stems, mixture = heard[:-1], heard[-1]
+        else:
+            raise CorpusError(
+                f"{self._at_ear_folder(split.at_ear_songs[name])} does not exist, and {split.name!r} has no dry song "
+                f"to simulate it from; unpack the at-ear audio."
+            )
+        check_not_silent(mixture, name)
+        return AtEarSong(name=name, stems=stems, mixture=mixture)
+
+    def _read_song(self, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Read a dry song by its metadata; the demo corpus renders it instead."""
+        return _read_stems(self.root / "audio" / "music" / entry["Path"])
+
+    def _read_hrtf(self, position: HeadPosition) -> Tensor:
+        """Read the HRTFs of a head position; the demo corpus computes them instead."""
+        folder = self.root / "audio" / "hrtf"
+        return load_hrtf(folder, position.mic, position.subject, position.left_angle, position.right_angle)
+
+    def _at_ear_folder(self, entry: dict[str, Any]) -> Path:
+        return self.root / "audio" / "at_mic_music" / entry["Path"]
+
+    def _load_gains(self) -> dict[str, dict[str, float]]:
+        path = self.metadata / "gains.json"
+        gains = _read_object(path)
+        for name, entry in gains.items():
+            for stem in STEMS:
+                value = entry.get(stem) if isinstance(entry, dict) else None
+                if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= 60:
+                    raise CorpusError(
+                        f"{path}: {name} has {value!r} for {stem}; each stem needs a gain from -60 to 60 dB."
+                    )
+        return gains
+
+    def _load_head_positions(self) -> dict[str, HeadPosition]:
+        path = self.metadata / "head_loudspeaker_positions.json"
+        positions = {}
+        for name, entry in _read_object(path).items():
+            try:
+                position = HeadPosition(**entry)
+                abs(position.left_angle), abs(position.right_angle)
+            except TypeError as error:
+                raise CorpusError(
+                    f"{path}: {name} is {entry!r}; it needs subject, left_angle, right_angle (degrees) and mic."
+                ) from error
+            positions[name] = position
+        return positions
+
+    def _load_split(self, name: str) -> Split:
+        listeners = load_listeners(self.metadata / f"listeners.{name}.json")
+        songs = self._load_songs(self.metadata / f"musdb18.{name}.json")
+        at_ear_songs = self._load_songs(self.metadata / f"at_mic_music.{name}.json")
+
+        path = self.metadata / f"scenes.{name}.json"
+        scenes = {}
+        for scene_id, entry in _read_object(path).items():
+            try:
+                scene = Scene(**entry)
+            except TypeError as error:
+                raise CorpusError(
+                    f"{path}: {scene_id} is {entry!r}; it needs music, gain and head_loudspeaker_positions."
+                ) from error
+            if scene.gain not in self.gains:
+                raise CorpusError(f"{path}: {scene_id} names the gain {scene.gain!r}, which gains.json does not have.")
+            if scene.at_ear_song not in at_ear_songs:
+                self._check_can_simulate(scene, songs, f"{path}: {scene_id}")
+            scenes[scene_id] = scene
+
+        path = self.metadata / f"scene_listeners.{name}.json"
+        scene_listeners = _read_object(path)
+        for scene_id, names in scene_listeners.items():
+            if scene_id not in scenes:
+                raise CorpusError(f"{path} names {scene_id!r}, which scenes.{name}.json does not have.")
+            unknown = [listener for listener in names if listener not in listeners]
+            if unknown:
+                raise CorpusError(
+                    f"{path}: {scene_id} names the listener {unknown[0]!r}, which listeners.{name}.json does not have."
+                )
+        return Split(name, scenes, scene_listeners, listeners, songs, at_ear_songs)
+
+    def _load_songs(self, path: Path) -> dict[str, dict[str, Any]]:
+        """Return the songs of a metadata file by name, none if it does not exist."""
+        if not path.exists():
+            return {}
+        content = read_json(path)
+        entries = list(content.values()) if isinstance(content, dict) else content
+        for entry in entries:
+            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("Track Name", "Path")):
+                raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
+            parts = Path(entry["Path"]).parts
+            if Path(entry["Path"]).is_absolute() or ".." in parts:
+                raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
+        return {entry["Track Name"]: entry for entry in entries}
+
+    def _check_can_simulate(self, scene: Scene, songs: dict[str, dict[str, Any]], where: str) -> None:
+        if scene.music not in songs:
+            raise CorpusError(
+                f"{where} names the song {scene.music!r}, which neither musdb18.*.json nor at_mic_music.*.json has."
+            )
+        if scene.head_loudspeaker_positions not in self.head_positions:
+            raise CorpusError(
+                f"{where} names the head position {scene.head_loudspeaker_positions!r}, which "
+                f"head_loudspeaker_positions.json does not have."
+            )
+
+
+def check_not_silent(signal: Tensor, name: str) -> None:
+    """Raise `AudioError` if a signal `(channel, time)` is shorter than 0.4 s or silent in a channel."""
+    if signal.shape[-1] < BLOCK_S * SAMPLE_RATE:
+        raise AudioError(
+            f"{name} lasts {signal.shape[-1] / SAMPLE_RATE:.3f} s; loudness, and so the chain, needs at least {BLOCK_S} s."
+        )
+    if not signal.any(-1).all():
+        raise AudioError(f"{name} is silent in at least one channel, so its level is undefined; leave it out.")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise CorpusError(f"{path} must hold a non-empty JSON object, not {type(content).__name__}.")
+    return content
+
+
+def _read_stems(folder: Path) -> tuple[Tensor, Tensor]:
+    """Read the four stems and the mixture of a song, and check that they have one length."""
+    signals = {name: read_audio(folder / f"{name}.wav", SAMPLE_RATE) for name in (*STEMS, "mixture")}
+    length = signals["mixture"].shape[-1]
+    for name, signal in signals.items():
+        if signal.shape[-1] != length:
+            raise AudioError(
+                f"{folder / f'{name}.wav'} has {signal.shape[-1]} samples but mixture.wav has {length}; "
+                f"all five files of a song must have one length."
+            )
+    return torch.stack([signals[name] for name in STEMS]), signals["mixture"]

@@ -1,0 +1,326 @@
+"""Separators: Hybrid Demucs by name or checkpoint, a long signal in chunks, and the two bounds of every study.
+
+A separator is called with an at-ear song and returns its estimate of the four stems. `oracle` returns the true stems,
+`mixture` a quarter of the mixture for each (whatever the gains, the remix is then the unprocessed mixture). Networks
+see the mixture alone, normalised by the mean and standard deviation of its mono version, as the recipe does.
+
+A checkpoint is a safetensors file with a JSON card of the same name beside it, which holds at least the
+`architecture` ("hdemucs") and its `arguments`.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from demucs.hdemucs import HDemucs
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.corpus import AtEarSong
+from cadenza_lib.errors import AudioError, ModelError, ParameterError
+from cadenza_lib.files import atomic_path, read_json, write_json
+from cadenza_lib.scenes import STEMS
+
+__all__ = [
+    "BOUNDS",
+    "DATA",
+    "DEMO_MODELS",
+    "DEMUCS_MODELS",
+    "Separator",
+    "chunked",
+    "load",
+    "load_network",
+    "network_separator",
+    "save_checkpoint",
+    "select_device",
+]
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+"""The repository's data directory, where the demo checkpoints lie."""
+
+BOUNDS = ("oracle", "mixture")
+"""Systems that need no network: perfect stems, and no processing at all."""
+
+DEMO_MODELS = ("demo_hdemucs",)
+"""Small networks trained on the demo corpus; their cards in `data/` tell how."""
+
+DEMUCS_MODELS = ("hdemucs_mmi", "mdx", "mdx_extra", "htdemucs", "htdemucs_ft", "htdemucs_6s")
+"""Pretrained models that demucs downloads by name. Those trained on more than MUSDB18-HQ's training songs break the
+challenge's rules."""
+
+_WITHIN_RULES = ("mdx",)  # trained on MUSDB18-HQ train alone (demucs' README, "Pretrained models")
+
+SEGMENT_S = 10.0
+"""Length of the chunks a long signal is separated in; the recipe's is 11 s."""
+
+OVERLAP = 0.25
+"""Share of a chunk that is cross-faded with its neighbour."""
+
+_OFFICIAL_CHUNK_S = 11.0  # segment 10 s times (1 + overlap 0.1) in pyclarity's `separate_sources`
+_OFFICIAL_FADE_S = 0.1
+
+_logger = logging.getLogger(__name__)
+
+
+class Separator(Protocol):
+    """Anything that estimates the stems of an at-ear song.
+
+    Shape:
+        - result: `(stem, channel, time)`, float64, in the order of `scenes.STEMS`
+    """
+
+    def __call__(self, song: AtEarSong) -> Tensor:
+        """Return the estimated stems."""
+        ...
+
+
+def load(name: str, device: str = "auto", official_chunking: bool = False) -> Separator:
+    """Return the separator of a name or checkpoint.
+
+    Parameters
+    ----------
+    name
+        "oracle", "mixture", a demo model, a model that demucs downloads, or the path of a `.safetensors` checkpoint.
+    device
+        "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1".
+    official_chunking
+        Cut chunks as the recipe does, which silences the last 100 ms of every clip of up to 11 s. For comparison only.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, or its weights cannot be loaded.
+    """
+    if name == "oracle":
+        return _oracle
+    if name == "mixture":
+        return _mixture
+    network, sources = load_network(name)
+    return network_separator(network, sources, select_device(device), official_chunking)
+
+
+def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    """Return the network of a name or checkpoint, in evaluation mode on the CPU, and the order of its sources.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, or its weights cannot be loaded.
+    """
+    if name in DEMO_MODELS:
+        return _load_checkpoint(DATA / f"{name}.safetensors")
+    if name in DEMUCS_MODELS:
+        return _load_from_demucs(name)
+    if name.endswith(".safetensors"):
+        return _load_checkpoint(Path(name).expanduser())
+    raise ModelError(
+        f"Separator {name!r} is unknown; use one of {[*BOUNDS, *DEMO_MODELS, *DEMUCS_MODELS]} "
+        f"or the path of a .safetensors checkpoint."
+    )
+
+
+def select_device(device: str) -> torch.device:
+    """Return the torch device of a name; "auto" is CUDA if there is one, else the CPU.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown or the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ParameterError(f'Device {device!r} is not available here; use "auto", "cpu" or "cuda".') from error
+    return chosen
+
+
+def network_separator(
+    network: torch.nn.Module,
+    sources: tuple[str, ...],
+    device: torch.device,
+    official_chunking: bool = False,
+) -> Separator:
+    """Make a separator of a network that maps `(batch, channel, time)` to `(batch, source, channel, time)`."""
+    network = network.to(device).eval()
+    order = [sources.index(stem) for stem in STEMS]
+
+    def forward(chunk: Tensor) -> Tensor:
+        return network(chunk[None])[0]
+
+    def separate(song: AtEarSong) -> Tensor:
+        if song.sample_rate != SAMPLE_RATE:
+            raise AudioError(f"{song.name} has a rate of {song.sample_rate} Hz, not {SAMPLE_RATE}; resample it.")
+        mono = song.mixture.mean(-2)
+        mean, deviation = mono.mean(), mono.std(correction=0)
+        if deviation == 0:  # nothing to separate in silence
+            return torch.zeros(len(STEMS), *song.mixture.shape, dtype=song.mixture.dtype)
+        normalised = ((song.mixture - mean) / deviation).to(device, torch.float32)
+        with torch.inference_mode():
+            if official_chunking:
+                estimate = _official_chunks(forward, normalised)
+            else:
+                estimate = chunked(forward, normalised, int(SEGMENT_S * SAMPLE_RATE))
+        return estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+
+    return separate
+
+
+def chunked(
+    forward: Callable[[Tensor], Tensor], signal: Tensor, segment_length: int, overlap: float = OVERLAP
+) -> Tensor:
+    """Apply `forward` to overlapping chunks and cross-fade the results.
+
+    All chunks have one length: the last is moved back to end with the signal, so that the network never sees a
+    fragment. A signal of up to one segment is passed whole.
+
+    Parameters
+    ----------
+    forward
+        Maps `(channel, chunk)` to `(source, channel, chunk)`.
+    signal
+        `(channel, time)`.
+    segment_length
+        Length of a chunk in samples.
+    overlap
+        Share of a chunk that it has in common with the next, from 0 to 0.5.
+
+    Shape:
+        - result: `(source, channel, time)`
+
+    >>> signal = torch.arange(20.0).expand(2, -1)
+    >>> torch.allclose(chunked(lambda chunk: chunk[None], signal, segment_length=8)[0], signal)
+    True
+    """
+    length = signal.shape[-1]
+    if length <= segment_length:
+        return forward(signal)
+    fade_length = int(overlap * segment_length)
+    stride = segment_length - fade_length
+    starts = [*range(0, length - segment_length, stride), length - segment_length]
+    ramp = torch.arange(1, segment_length + 1, device=signal.device, dtype=signal.dtype) / (fade_length + 1)
+    window = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)  # flat, with a linear fade at both ends
+    total = torch.zeros(length, device=signal.device, dtype=signal.dtype)
+    result: Tensor | None = None
+    for start in starts:
+        chunk = slice(start, start + segment_length)
+        estimate = forward(signal[:, chunk])
+        if result is None:
+            result = estimate.new_zeros(*estimate.shape[:-1], length)
+        result[..., chunk] += window * estimate
+        total[chunk] += window
+    assert result is not None  # a signal longer than a segment has at least two chunks
+    return result / total
+
+
+def save_checkpoint(network: HDemucs, path: Path | str, card: dict[str, Any]) -> None:
+    """Write a network as half-precision safetensors, and its card as JSON beside it.
+
+    The card's `architecture` and `arguments` are filled in; add seeds, steps and how to train it again.
+    """
+    path = Path(path)
+    state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    _, arguments = network._init_args_kwargs
+    with atomic_path(path) as temporary:
+        save_file(state, temporary)
+    write_json(path.with_suffix(".json"), {"architecture": "hdemucs", "arguments": arguments, **card})
+
+
+def _oracle(song: AtEarSong) -> Tensor:
+    return song.stems
+
+
+def _mixture(song: AtEarSong) -> Tensor:
+    return (song.mixture / len(STEMS)).expand(len(STEMS), -1, -1)
+
+
+def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    card_path = path.with_suffix(".json")
+    if not path.is_file():
+        raise ModelError(f"Checkpoint {path} does not exist; check the path, or train it.")
+    card = read_json(card_path)
+    try:
+        if card["architecture"] != "hdemucs":
+            raise ModelError(f"{card_path} describes the architecture {card['architecture']!r}; only 'hdemucs' is known.")
+        network = HDemucs(**card["arguments"])
+        sources = tuple(card["arguments"]["sources"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{card_path} does not describe a Hybrid Demucs ({error}); it needs its arguments.") from error
+    if sorted(sources) != sorted(STEMS):
+        raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
+    try:
+        network.load_state_dict({name: value.float() for name, value in state.items()})
+    except RuntimeError as error:
+        raise ModelError(
+            f"{path} holds weights of another shape than the network in {card_path.name}; "
+            f"use the card that was written with it ({_first_mismatch(error)})."
+        ) from error
+    return network.eval(), sources
+
+
+def _first_mismatch(error: RuntimeError) -> str:
+    """Return the first of the mismatches that torch lists on lines of their own."""
+    lines = str(error).splitlines()
+    return lines[min(1, len(lines) - 1)].strip().rstrip(".")
+
+
+def _load_from_demucs(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
+    from demucs.pretrained import get_model  # pulls in the hub client, which nothing else needs
+
+    if name not in _WITHIN_RULES:
+        _logger.warning("%s has been trained on data that the challenge's rules exclude.", name)
+    try:
+        bag = get_model(name)
+    except (Exception, SystemExit) as error:  # demucs lets through whatever its downloaders raise, or exits
+        raise ModelError(
+            f"demucs could not download the model {name!r} ({type(error).__name__}); "
+            f"connect to the internet once, or use a checkpoint."
+        ) from error
+    if not set(STEMS) <= set(bag.sources):
+        raise ModelError(f"The model {name!r} separates {bag.sources}, which lacks one of {list(STEMS)}.")
+    return _ApplyDemucs(bag).eval(), tuple(bag.sources)
+
+
+class _ApplyDemucs(torch.nn.Module):
+    """A bag of demucs models, averaged by demucs' own code with its own segments."""
+
+    def __init__(self, bag: torch.nn.Module) -> None:
+        super().__init__()
+        self.bag = bag
+
+    def forward(self, mixture: Tensor) -> Tensor:
+        from demucs.apply import apply_model
+
+        return apply_model(self.bag, mixture, shifts=0, device=mixture.device)
+
+
+def _official_chunks(forward: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:
+    """Chunk as pyclarity's `separate_sources` does, including the faded last 100 ms of short clips."""
+    length = signal.shape[-1]
+    chunk_length, fade_length = int(SAMPLE_RATE * _OFFICIAL_CHUNK_S), int(SAMPLE_RATE * _OFFICIAL_FADE_S)
+    ramp = torch.linspace(0, 1, fade_length, device=signal.device)
+    result = signal.new_zeros(len(STEMS), *signal.shape)
+    start, end = 0, chunk_length
+    fade_in, fade_out = False, True
+    while start < length - _OFFICIAL_FADE_S * SAMPLE_RATE:
+        estimate = forward(signal[:, start:end])
+        envelope = signal.new_ones(estimate.shape[-1])
+        if fade_in:
+            envelope[:fade_length] *= ramp
+        if fade_out:
+            envelope[-fade_length:] *= ramp.flip(0)
+        result[..., start:end] += estimate * envelope
+        start = chunk_length - fade_length if start == 0 else start + chunk_length
+        end += chunk_length
+        fade_in, fade_out = True, end < length
+    return result
