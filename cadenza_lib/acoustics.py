@@ -16,6 +16,7 @@ from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.loudness import convolve, loudness_matching_gain
 
 __all__ = [
+    "INT16_SCALE",
     "SAMPLE_RATE",
     "at_ears",
     "check_signal",
@@ -30,7 +31,8 @@ __all__ = [
 SAMPLE_RATE = 44100
 """Sample rate of songs, HRTFs and processing in Hz."""
 
-INT16_SCALE = 32768.0  # int16 full scale per unit, as soundfile reads and the recipe writes
+INT16_SCALE = 32768.0
+"""Steps of a 16-bit file per unit of signal, as soundfile reads and the recipe writes them."""
 
 _HEAD_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
 _SPEED_OF_SOUND_M_PER_S = 343.0  # dry air at 20 degrees Celsius

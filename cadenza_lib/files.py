@@ -10,7 +10,11 @@ from typing import Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
-__all__ = ["atomic_path", "make_directory", "read_json", "write_json"]
+__all__ = ["DATA", "atomic_path", "make_directory", "read_json", "write_json"]
+
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+"""The repository's data directory, where the demo's metadata and checkpoints lie."""
 
 
 def make_directory(path: Path | str) -> Path:

@@ -22,12 +22,11 @@ from torch import Tensor
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
-from cadenza_lib.files import atomic_path, read_json, write_json
+from cadenza_lib.files import DATA, atomic_path, read_json, write_json
 from cadenza_lib.scenes import STEMS
 
 __all__ = [
     "BOUNDS",
-    "DATA",
     "DEMO_MODELS",
     "DEMUCS_MODELS",
     "Separator",
@@ -38,9 +37,6 @@ __all__ = [
     "save_checkpoint",
     "select_device",
 ]
-
-DATA = Path(__file__).resolve().parents[1] / "data"
-"""The repository's data directory, where the demo checkpoints lie."""
 
 BOUNDS = ("oracle", "mixture")
 """Systems that need no network: perfect stems, and no processing at all."""
