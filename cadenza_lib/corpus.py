@@ -120,9 +120,7 @@ class Corpus:
             If the split has no dry song of this name.
         """
         if name not in split.songs:
-            raise ParameterError(
-                f"Split {split.name!r} has no dry song {name!r}; it has {len(split.songs)} dry songs."
-            )
+            raise ParameterError(f"Split {split.name!r} has no dry song {name!r}; it has {len(split.songs)} dry songs.")
         return self._read_song(split.songs[name])
 
     def hrtf(self, position: str) -> Tensor:
@@ -233,11 +231,15 @@ class Corpus:
         content = read_json(path)
         entries = list(content.values()) if isinstance(content, dict) else content
         for entry in entries:
-            if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("Track Name", "Path")):
+            if not isinstance(entry, dict) or not all(
+                isinstance(entry.get(key), str) for key in ("Track Name", "Path")
+            ):
                 raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
             parts = Path(entry["Path"]).parts
             if Path(entry["Path"]).is_absolute() or ".." in parts:
-                raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
+                raise CorpusError(
+                    f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it."
+                )
         return {entry["Track Name"]: entry for entry in entries}
 
     def _check_can_simulate(self, scene: Scene, songs: dict[str, dict[str, Any]], where: str) -> None:
@@ -256,7 +258,7 @@ def check_not_silent(signal: Tensor, name: str) -> None:
     """Raise `AudioError` if a signal `(channel, time)` is shorter than 0.4 s or silent in a channel."""
     if signal.shape[-1] < BLOCK_S * SAMPLE_RATE:
         raise AudioError(
-            f"{name} lasts {signal.shape[-1] / SAMPLE_RATE:.3f} s; loudness, and so the chain, needs at least {BLOCK_S} s."
+            f"{name} lasts {signal.shape[-1] / SAMPLE_RATE:.3f} s; its loudness, and so the chain, needs {BLOCK_S} s."
         )
     if not signal.any(-1).all():
         raise AudioError(f"{name} is silent in at least one channel, so its level is undefined; leave it out.")

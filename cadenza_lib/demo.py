@@ -87,7 +87,7 @@ def demo_metadata() -> dict[str, Any]:
         },
     }
     for split, (first_seed, count, duration_s) in SPLITS.items():
-        songs = [
+        songs: list[dict[str, Any]] = [
             {
                 "Track Name": f"Demo Song {seed:02d}",
                 "Split": split,
@@ -132,7 +132,9 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
     songs = {f"Tiny {seed}": _tiny_stems(duration_s, seed) for seed in (1, 2)}
     gains = dict(list(gain_grid((-6, 6)).items())[:9])
     positions = head_positions(["sphere_M"])
-    listeners = {name: _listener_entry(name, left, right) for name, left, right in (("A", "N2", "N3"), ("B", "S1", "N1"))}
+    listeners = {
+        name: _listener_entry(name, left, right) for name, left, right in (("A", "N2", "N3"), ("B", "S1", "N1"))
+    }
     scenes = sample_scenes(songs, gains, positions, 2)
     metadata = {
         "gains.json": gains,

@@ -7,7 +7,6 @@ with `a` on the simplex and `w` = 0.15, the paper's best. Everything is linear i
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
@@ -54,6 +53,7 @@ def fuse(
     AudioError
         If the shapes do not fit.
 
+    >>> import torch
     >>> stems, mixture = torch.randn(4, 2, 8), torch.randn(2, 8)
     >>> torch.allclose(fuse([stems, stems], mixture, mixture_weight=0.0), stems)
     True

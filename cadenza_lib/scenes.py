@@ -102,7 +102,7 @@ def legacy_seed(text: str) -> int:
     """Return the challenge's seed of a song or scene: the last 8 decimal digits of its MD5.
 
     >>> legacy_seed("scene_10001")
-    39801242
+    12061186
     """
     return int(hashlib.md5(text.encode("utf-8")).hexdigest(), 16) % 10**8
 
@@ -123,7 +123,7 @@ def sample_scenes(
             f"scenes_per_song {scenes_per_song} must lie between 1 and the number of gain sets ({len(gains)}) "
             f"and head positions ({len(positions)})."
         )
-    scenes = {}
+    scenes: dict[str, Scene] = {}
     for song in songs:
         generator = np.random.RandomState(legacy_seed(song))
         gains_left, positions_left = gains.copy(), positions.copy()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from demucs.apply import BagOfModels, apply_model
 from demucs.hdemucs import HDemucs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -215,17 +216,16 @@ def chunked(
     return result / total
 
 
-def save_checkpoint(network: HDemucs, path: Path | str, card: dict[str, Any]) -> None:
+def save_checkpoint(network: torch.nn.Module, path: Path | str, card: dict[str, Any]) -> None:
     """Write a network as half-precision safetensors, and its card as JSON beside it.
 
-    The card's `architecture` and `arguments` are filled in; add seeds, steps and how to train it again.
+    The card needs `architecture` and `arguments`; add seeds, steps and how to train it again.
     """
     path = Path(path)
     state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
-    _, arguments = network._init_args_kwargs
     with atomic_path(path) as temporary:
         save_file(state, temporary)
-    write_json(path.with_suffix(".json"), {"architecture": "hdemucs", "arguments": arguments, **card})
+    write_json(path.with_suffix(".json"), card)
 
 
 def _oracle(song: AtEarSong) -> Tensor:
@@ -243,7 +243,9 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
     card = read_json(card_path)
     try:
         if card["architecture"] != "hdemucs":
-            raise ModelError(f"{card_path} describes the architecture {card['architecture']!r}; only 'hdemucs' is known.")
+            raise ModelError(
+                f"{card_path} describes the architecture {card['architecture']!r}; only 'hdemucs' is known."
+            )
         network = HDemucs(**card["arguments"])
         sources = tuple(card["arguments"]["sources"])
     except (KeyError, TypeError) as error:
@@ -290,13 +292,11 @@ def _load_from_demucs(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
 class _ApplyDemucs(torch.nn.Module):
     """A bag of demucs models, averaged by demucs' own code with its own segments."""
 
-    def __init__(self, bag: torch.nn.Module) -> None:
+    def __init__(self, bag: BagOfModels) -> None:
         super().__init__()
         self.bag = bag
 
     def forward(self, mixture: Tensor) -> Tensor:
-        from demucs.apply import apply_model
-
         return apply_model(self.bag, mixture, shifts=0, device=mixture.device)
 
 

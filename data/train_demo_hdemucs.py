@@ -105,6 +105,8 @@ def draw_batch(songs: list[torch.Tensor], batch: int, length: int, generator: to
 def card(arguments: argparse.Namespace, steps: int, duration_s: float) -> dict[str, object]:
     """Return what the checkpoint's card tells about its training."""
     return {
+        "architecture": "hdemucs",
+        "arguments": ARCHITECTURE,
         "trained_on": f"dry songs of cadenza_lib.synthesis, seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
         "command": f"python data/train_demo_hdemucs.py --steps {arguments.steps} --songs {arguments.songs} "
         f"--batch {arguments.batch} --segment-s {arguments.segment_s} --learning-rate {arguments.learning_rate} "
