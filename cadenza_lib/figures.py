@@ -1,0 +1,141 @@
+"""Figures: each takes a tidy table and axes, draws, and returns the axes; `save` writes the picture and its data.
+
+Ears follow the clinical convention everywhere: the left is blue with crosses, the right red with circles.
+"""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+
+from cadenza_lib.files import atomic_path
+from cadenza_lib.listeners import EARS
+
+__all__ = ["EAR_STYLE", "audiograms", "haaqi_against_pta", "save", "stem_levels", "style"]
+
+EAR_STYLE = {
+    "left": {"color": "#0173b2", "marker": "x"},
+    "right": {"color": "#d55e00", "marker": "o", "facecolors": "none"},
+}
+"""Colour and marker of each ear: the clinical blue cross and red circle, in colour-blind safe shades."""
+
+_AUDIOMETRIC_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, octaves
+_AUDIOGRAM_LIMITS_DB_HL = (120, -10)  # inverted: worse hearing is lower
+
+
+def style() -> AbstractContextManager[None]:
+    """Return the context in which figures are made: `with figures.style(): ...`."""
+    return plt.style.context(Path(__file__).with_name("cadenza.mplstyle"))
+
+
+def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Axes:
+    """Draw audiograms in the clinical convention: inverted dB HL over octaves, thin lines, their mean per ear thick.
+
+    Parameters
+    ----------
+    table
+        As from `listeners.audiogram_table`: listener, ear, frequency, threshold_db_hl.
+    axes
+        To draw into.
+    title
+        Of the axes; the number of listeners is added.
+    """
+    for ear in EARS:
+        rows = table[table["ear"] == ear]
+        look = EAR_STYLE[ear]
+        for _, one in rows.groupby("listener"):
+            axes.plot(one["frequency"], one["threshold_db_hl"], color=look["color"], alpha=0.25, linewidth=0.8)
+        mean = rows.groupby("frequency")["threshold_db_hl"].mean()
+        axes.plot(
+            mean.index,
+            mean,
+            color=look["color"],
+            marker=look["marker"],
+            markerfacecolor="none",
+            markersize=7,
+            label=f"{ear} ear, mean",
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(
+        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
+    )
+    axes.set_xlim(110, 9000)
+    axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
+    axes.set_xlabel("Frequency (Hz)")
+    axes.set_ylabel("Hearing threshold (dB HL)")
+    axes.set_title(f"{title} (n = {table['listener'].nunique()})")
+    axes.legend(loc="lower left")
+    return axes
+
+
+def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None) -> Axes:
+    """Draw HAAQI of each ear against its pure-tone average, with a regression line and its 95 % band over listeners.
+
+    Parameters
+    ----------
+    table
+        Rows of one system, as from `analysis.tidy_table`.
+    axes
+        To draw into.
+    title
+        Of the axes; by default the system and the number of ears.
+    """
+    for ear in EARS:
+        rows = table[table["ear"] == ear]
+        axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
+    if table["pta_db_hl"].nunique() > 2 and table["listener"].nunique() > 2:
+        sns.regplot(
+            data=table, x="pta_db_hl", y="haaqi", units="listener", seed=0, scatter=False, color="0.35", ax=axes
+        )
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("Pure-tone average 0.5-4 kHz (dB HL)")
+    axes.set_ylabel("HAAQI")
+    axes.set_title(title if title is not None else f"{table['system'].iloc[0]} ({len(table)} ears)")
+    return axes
+
+
+def stem_levels(table: pd.DataFrame, axes: Axes, title: str = "Loudness at the ears") -> Axes:
+    """Draw the loudness of stems and mixture, one line per scene.
+
+    Parameters
+    ----------
+    table
+        Columns: scene, signal, loudness_lufs.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    sns.stripplot(data=table, x="signal", y="loudness_lufs", hue="scene", ax=axes, palette="colorblind", jitter=0.15)
+    axes.set_xlabel("")
+    axes.set_ylabel("Integrated loudness (LUFS)")
+    axes.set_title(title)
+    axes.legend(title="Scene", loc="best")
+    return axes
+
+
+def save(figure: Figure, path: Path | str, data: pd.DataFrame) -> list[Path]:
+    """Write a figure as PNG and as PDF with embedded fonts, and the table behind it as CSV.
+
+    Parameters
+    ----------
+    figure
+        To be written.
+    path
+        Without suffix, or with one that is replaced.
+    data
+        The table that the figure shows.
+    """
+    files = [Path(path).with_suffix(suffix) for suffix in (".png", ".pdf", ".csv")]
+    for file in files[:2]:
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary)
+    with atomic_path(files[2]) as temporary:
+        data.to_csv(temporary, index=False)
+    return files
