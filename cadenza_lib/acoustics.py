@@ -8,11 +8,13 @@ loudness of their dry version. So at-ear stems do not sum to the at-ear mixture.
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.listeners import EARS
 from cadenza_lib.loudness import convolve, loudness_matching_gain
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "at_ears",
     "check_signal",
     "hrtf_file_name",
+    "hrtf_table",
     "load_hrtf",
     "loudspeakers_to_ears",
     "quantise_16bit",
@@ -97,13 +100,24 @@ def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, rig
     AudioError
         If a file is missing or unusable, or the two differ in length.
     """
-    files = [
-        Path(folder) / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))
-    ]
+    files = [Path(folder) / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))]
     left, right = (read_audio(file, SAMPLE_RATE) for file in files)
     if left.shape != right.shape:
         raise AudioError(f"{files[0]} has {left.shape[-1]} taps but {files[1].name} has {right.shape[-1]}.")
     return torch.stack([left, right])
+
+
+def hrtf_table(hrtf: Tensor) -> pd.DataFrame:
+    """Return the magnitude of HRTFs `(loudspeaker, ear, tap)`: loudspeaker, ear, frequency (Hz), magnitude_db."""
+    size = max(512, hrtf.shape[-1])
+    magnitude_db = 20 * torch.log10(torch.fft.rfft(hrtf, size).abs())
+    frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE)
+    tables = [
+        pd.DataFrame({"loudspeaker": loudspeaker, "ear": ear, "frequency": frequency, "magnitude_db": path.numpy()})
+        for loudspeaker, ears in zip(EARS, magnitude_db, strict=True)
+        for ear, path in zip(EARS, ears, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:

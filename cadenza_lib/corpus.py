@@ -83,6 +83,11 @@ class Corpus:
         self._splits: dict[str, Split] = {}
 
     @property
+    def name(self) -> str:
+        """What the corpus is called in tables and settings: its directory, or "demo"."""
+        return str(self.root)
+
+    @property
     def splits(self) -> list[str]:
         """Names of the splits that have scenes."""
         return sorted(path.name.split(".")[1] for path in self.metadata.glob("scenes.*.json"))

@@ -56,6 +56,11 @@ class DemoCorpus(Corpus):
     def __init__(self) -> None:
         super().__init__(DATA / "demo")
 
+    @property
+    def name(self) -> str:
+        """The name that opens it."""
+        return "demo"
+
     def _read_song(self, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
         stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"]).double())  # as if read from 16-bit files
         return stems, stems.sum(0)

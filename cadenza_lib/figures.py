@@ -5,6 +5,7 @@ Ears follow the clinical convention everywhere: the left is blue with crosses, t
 
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -16,9 +17,9 @@ from matplotlib.ticker import NullLocator
 from cadenza_lib.files import atomic_path
 from cadenza_lib.listeners import EARS
 
-__all__ = ["EAR_STYLE", "audiograms", "haaqi_against_pta", "save", "stem_levels", "style"]
+__all__ = ["EAR_STYLE", "audiograms", "haaqi_against_pta", "hrtf_magnitude", "save", "stem_levels", "style"]
 
-EAR_STYLE = {
+EAR_STYLE: dict[str, dict[str, Any]] = {
     "left": {"color": "#0173b2", "marker": "x"},
     "right": {"color": "#d55e00", "marker": "o", "facecolors": "none"},
 }
@@ -97,6 +98,31 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     axes.set_xlabel("Pure-tone average 0.5-4 kHz (dB HL)")
     axes.set_ylabel("HAAQI")
     axes.set_title(title if title is not None else f"{table['system'].iloc[0]} ({len(table)} ears)")
+    return axes
+
+
+def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related transfer functions") -> Axes:
+    """Draw the four paths from loudspeakers to ears: colour for the ear, dashes for the loudspeaker.
+
+    Parameters
+    ----------
+    table
+        As from `acoustics.hrtf_table`: loudspeaker, ear, frequency, magnitude_db.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    for (loudspeaker, ear), path in table[table["frequency"] > 0].groupby(["loudspeaker", "ear"]):
+        line = "-" if loudspeaker == ear else "--"
+        label = f"{loudspeaker} loudspeaker, {ear} ear"
+        axes.plot(path["frequency"], path["magnitude_db"], line, color=EAR_STYLE[ear]["color"], label=label)
+    axes.set_xscale("log")
+    axes.set_xlim(100, table["frequency"].max())
+    axes.set_xlabel("Frequency (Hz)")
+    axes.set_ylabel("Magnitude (dB)")
+    axes.set_title(title)
+    axes.legend()
     return axes
 
 

@@ -63,7 +63,7 @@ def fuse(
     weights = [1 / len(estimates)] * len(estimates) if model_weights is None else list(model_weights)
     if len(weights) != len(estimates):
         raise ParameterError(f"model_weights has {len(weights)} values for {len(estimates)} models; give one for each.")
-    if min(weights) < 0 or abs(sum(weights) - 1) > _SIMPLEX_TOLERANCE:
+    if not (min(weights) >= 0 and abs(sum(weights) - 1) <= _SIMPLEX_TOLERANCE):
         raise ParameterError(f"model_weights {weights} must not be negative and must have the sum 1.")
     if not 0 <= mixture_weight <= 1:
         raise ParameterError(f"mixture_weight {mixture_weight} must lie between 0 and 1.")

@@ -256,6 +256,8 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
+    if not all(torch.isfinite(value).all() for value in state.values()):
+        raise ModelError(f"{path} holds NaN or infinite weights; copy or train it again.")
     try:
         network.load_state_dict({name: value.float() for name, value in state.items()})
     except RuntimeError as error:

@@ -1,0 +1,37 @@
+# One command each; every target sets up the virtual environment first, and only once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help env demo test lint lab clean
+
+help:
+	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
+	@echo "make test   run all tests"
+	@echo "make lint   check style and types"
+	@echo "make lab    open JupyterLab on the notebooks"
+	@echo "make env    only set up .venv"
+
+env: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; call: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: env
+	$(BIN)/cadenza run notebooks/studies/demo.yaml --out-dir runs/demo
+
+test: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+lint: env
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+lab: env
+	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+
+clean:
+	rm -rf .venv runs

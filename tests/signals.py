@@ -1,0 +1,35 @@
+"""Signals that tests share: ten kinds, from noise to music, all stereo."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.synthesis import render_song
+
+
+def ten_kinds(duration_s: float = 2.0) -> dict[str, Tensor]:
+    """Return stereo signals `(channel, time)` in float64 at 44.1 kHz by name."""
+    generator = np.random.default_rng(0)
+    length = round(duration_s * SAMPLE_RATE)
+    time_s = np.arange(length) / SAMPLE_RATE
+    noise = generator.normal(size=(2, length))
+    pink = np.fft.irfft(np.fft.rfft(noise) / np.sqrt(np.arange(1, length // 2 + 2)), length)
+    tone = np.tile(np.sin(2 * np.pi * 997 * time_s), (2, 1))
+    click = np.zeros((2, length))
+    click[:, length // 2] = 1.0
+    half = np.where(time_s < duration_s / 2, 1.0, 0.0)
+    song = render_song(3, 4.0).sum(0).double().numpy()[:, :length]
+    signals = {
+        "white noise": 0.1 * noise,
+        "pink noise": 3 * pink,
+        "tone": 0.5 * tone,
+        "low tone": 0.5 * np.sin(2 * np.pi * 30 * time_s) * np.ones((2, 1)),
+        "one ear": 0.1 * noise * np.array([[1.0], [0.0]]),
+        "half silent": 0.2 * noise * half,
+        "fading": 0.3 * noise * np.linspace(1, 0, length) ** 4,
+        "click": click,
+        "very quiet": 2e-4 * noise,  # near the absolute gate
+        "music": song,
+    }
+    return {name: torch.from_numpy(np.ascontiguousarray(signal)) for name, signal in signals.items()}

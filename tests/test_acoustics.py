@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import soundfile
+import torch
+from clarity.utils.file_io import read_signal, write_signal
+from recipes.cad_icassp_2024.generate_dataset.generate_at_mic_musdb18 import (
+    apply_hrtf,
+    load_hrtf_signals,
+    normalise_lufs_level,
+)
+from signals import ten_kinds
+
+from cadenza_lib import acoustics
+from cadenza_lib.errors import AudioError, ParameterError
+
+EXACT = 1e-9  # what the design asks of every step in float64
+
+
+@pytest.fixture
+def hrtf():
+    return acoustics.spherical_head_hrtf(-30.0, 22.5)
+
+
+@pytest.mark.filterwarnings("ignore:Possible clipped samples")
+@pytest.mark.parametrize("kind", ten_kinds())
+def test_at_ear_signals_equal_the_official_generators(kind, hrtf):
+    dry = ten_kinds()[kind]
+    left, right = (loudspeaker.numpy().T for loudspeaker in hrtf)
+    expected = normalise_lufs_level(apply_hrtf(dry.numpy().T, left, right), dry.numpy().T, 44100)
+    np.testing.assert_allclose(acoustics.at_ears(dry, hrtf).numpy().T, expected, atol=EXACT)
+
+
+@pytest.mark.filterwarnings("ignore:Possible clipped samples")
+def test_files_at_the_ears_are_those_of_the_official_generator(cadenza_mini, tmp_path):
+    position = {"subject": "VP_N6", "left_angle": -37.5, "right_angle": 22.5, "mic": "BTE_fr"}
+    song = cadenza_mini / "audio/music/train/MDN Band - Excerpt A/mixture.wav"
+    left, right = load_hrtf_signals(cadenza_mini / "audio/hrtf", position)
+    dry = read_signal(song)
+    heard = normalise_lufs_level(apply_hrtf(dry, left, right), dry, 44100)
+    write_signal(tmp_path / "mixture.wav", heard, 44100, floating_point=False)
+
+    hrtf = acoustics.load_hrtf(cadenza_mini / "audio/hrtf", "BTE_fr", "VP_N6", -37.5, 22.5)
+    ours = acoustics.quantise_16bit(acoustics.at_ears(acoustics.read_audio(song, 44100), hrtf))
+    np.testing.assert_array_equal(ours.numpy().T, read_signal(tmp_path / "mixture.wav"))
+
+
+def test_silence_stays_silent_at_the_ears(hrtf):
+    assert not acoustics.at_ears(torch.zeros(2, 44100, dtype=torch.float64), hrtf).any()
+
+
+def test_quantisation_equals_a_16_bit_file(tmp_path):
+    signal = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 5000)) * 0.5)  # some samples clip
+    write_signal(tmp_path / "x.wav", signal.numpy().T, 44100, floating_point=False)
+    np.testing.assert_array_equal(acoustics.quantise_16bit(signal).numpy().T, read_signal(tmp_path / "x.wav"))
+
+
+def test_sound_from_the_left_reaches_the_left_ear_first_and_loudest(hrtf):
+    left_loudspeaker = hrtf[0]
+    arrival = left_loudspeaker.abs().argmax(-1)
+    assert arrival[0] < arrival[1]
+    assert left_loudspeaker[0].abs().max() > left_loudspeaker[1].abs().max()
+
+
+def test_interaural_delay_follows_woodworth():
+    hrtf = acoustics.spherical_head_hrtf(-30.0, 30.0)
+    spectrum = torch.fft.rfft(hrtf[0], 4096)
+    phase = torch.from_numpy(np.unwrap(np.angle((spectrum[1] / spectrum[0]).numpy())))
+    frequency = torch.fft.rfftfreq(4096, 1 / 44100)
+    band = (frequency > 8000) & (frequency < 16000)  # above it the shadow filter adds no delay of its own
+    delay_s = -np.polyfit(2 * np.pi * frequency[band].numpy(), phase[band].numpy(), 1)[0]
+    incidence = np.deg2rad([70.0, 130.0])  # ears at +-100 degrees, loudspeaker at -30
+    expected = 0.0875 / 343 * (np.cos(incidence[0]) + incidence[1] - np.pi / 2)
+    assert delay_s == pytest.approx(expected, abs=5e-6)  # a quarter of a sample
+
+
+def test_a_symmetric_head_hears_mirrored_loudspeakers_mirrored():
+    hrtf = acoustics.spherical_head_hrtf(-37.5, 37.5)
+    torch.testing.assert_close(hrtf[0], hrtf[1].flip(0))
+
+
+def test_angles_behind_the_head_are_refused():
+    with pytest.raises(ParameterError, match=r"120.* outside -90 to 90"):
+        acoustics.spherical_head_hrtf(-30, 120)
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros((100, 2)), 48000, r"x\.wav has a sample rate of 48000 Hz, not 44100"),
+        (np.zeros((100, 1)), 44100, r"x\.wav has 1 channel\(s\), not 2"),
+        (np.zeros((0, 2)), 44100, r"x\.wav is empty"),
+        (np.full((100, 2), np.nan), 44100, r"x\.wav holds 200 sample\(s\) that are NaN"),
+    ],
+)
+def test_unusable_audio_is_refused_with_its_name(tmp_path, samples, rate, message):
+    soundfile.write(tmp_path / "x.wav", samples, rate, subtype="FLOAT")
+    with pytest.raises(AudioError, match=message):
+        acoustics.read_audio(tmp_path / "x.wav", 44100)

@@ -1,0 +1,214 @@
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from clarity.enhancer.nalr import NALR
+from clarity.evaluator.haaqi import compute_haaqi
+from clarity.utils.flac_encoder import read_flac_signal, save_flac_signal
+from clarity.utils.signal_processing import compute_rms, resample
+from recipes.cad_icassp_2024.baseline import evaluate as recipe
+
+from cadenza_lib import evaluation
+from cadenza_lib.corpus import Corpus
+from cadenza_lib.demo import open_corpus, tiny_corpus, tiny_song
+from cadenza_lib.errors import AudioError, CadenzaError, ParameterError
+from cadenza_lib.evaluation import Settings
+from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.separation import load
+
+SCORE_TOLERANCE = 1e-9  # HAAQI of the same signals with the same noise
+
+
+def _recipe_score(song, stems, gains_db, listener, scene, flac):
+    """Score a pair with nothing but the recipe's functions, from estimated and true stems."""
+    mixture = song.mixture.numpy().T
+    enhancer = NALR(nfir=220, sample_rate=44100)
+    audiograms = (listener.audiogram_left, listener.audiogram_right)
+
+    def remix(signals):
+        named = {name: signals[STEMS.index(name)].numpy().T for name in ("drums", "bass", "other", "vocals")}
+        return recipe.remix_stems(recipe.apply_gains(named, 44100, gains_db), mixture, 44100)
+
+    def fit(signal):
+        return np.stack([recipe.apply_ha(enhancer, None, signal[:, i], audiograms[i]) for i in (0, 1)], axis=1)
+
+    save_flac_signal(fit(remix(stems)), flac, 44100, 32000, do_clip_signal=True)
+    enhanced, _ = read_flac_signal(flac)
+    reference = remix(song.stems)
+    fitted = fit(reference)
+    recipe.set_song_seed(scene)
+    return [
+        compute_haaqi(
+            processed_signal=resample(enhanced[:, i], 32000, 24000),
+            reference_signal=resample(fitted[:, i], 44100, 24000),
+            processed_sample_rate=24000,
+            reference_sample_rate=24000,
+            audiogram=audiograms[i],
+            equalisation=2,
+            level1=65 - 20 * np.log10(compute_rms(reference[:, i])),
+        )
+        for i in (0, 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return Corpus(tiny_corpus(tmp_path_factory.mktemp("tiny")))
+
+
+def _cut(song, duration_s):
+    length = round(duration_s * song.sample_rate)
+    return replace(song, stems=song.stems[..., :length], mixture=song.mixture[..., :length])
+
+
+@pytest.mark.parametrize("source", ["cadenza_mini", "demo"])
+def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
+    is_demo = source == "demo"
+    data = open_corpus("demo" if is_demo else request.getfixturevalue("cadenza_mini"))
+    split = data.split("valid" if is_demo else "train")
+    pair = choose_pairs(split.scene_listeners)[0]
+    scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]
+    song = _cut(data.at_ear_song(split, scene), 2.5)
+    stems = 0.6 * song.stems + 0.4 * load("mixture")(song)  # an imperfect separation
+    gains_db = data.gains_db(scene)
+
+    output = evaluation.enhance(song, stems, gains_db, listener)
+    ours = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
+    expected = _recipe_score(song, stems, data.gains[scene.gain], listener, pair.scene, tmp_path / "x.flac")
+    assert ours.haaqi == pytest.approx(expected, abs=SCORE_TOLERANCE)
+    assert ours.mean == pytest.approx(np.mean(expected), abs=SCORE_TOLERANCE)
+
+
+def test_scoring_leaves_numpys_generator_as_it_was(corpus):
+    split = corpus.split("train")
+    pair = choose_pairs(split.scene_listeners)[0]
+    song = corpus.at_ear_song(split, split.scenes[pair.scene])
+    gains_db, listener = corpus.gains_db(split.scenes[pair.scene]), split.listeners[pair.listener]
+    np.random.seed(1)
+    expected = np.random.random()
+    np.random.seed(1)
+    output = evaluation.enhance(song, song.stems, gains_db, listener)
+    evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
+    assert np.random.random() == expected
+
+
+def test_perfect_stems_without_the_clip_score_the_maximum(corpus, tmp_path):
+    pairs = choose_pairs(corpus.split("train").scene_listeners)[:1]
+    settings = Settings(corpus.name, "train", "oracle", clip=False)
+    scores = evaluation.evaluate(corpus, load("oracle"), settings, pairs, tmp_path, progress=False)
+    assert scores.loc[0, ["left_score", "right_score"]].min() > 0.998  # HAAQI's maximum is 0.999
+    assert (tmp_path / "enhanced_signals" / f"{pairs[0].scene}_{pairs[0].listener}_remix.wav").is_file()
+
+
+class _Counting:
+    """A separator that counts its calls and can be told to stop like a person pressing Ctrl-C."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.calls, self.stop_at = 0, stop_at
+
+    def __call__(self, song):
+        self.calls += 1
+        if self.calls == self.stop_at:
+            raise KeyboardInterrupt
+        return song.stems
+
+
+@pytest.fixture
+def quick_score(monkeypatch):
+    """Replace HAAQI, which these tests do not look at, by the level of the processed signal."""
+    monkeypatch.setattr(evaluation, "compute_haaqi", lambda processed_signal, **_: float(np.std(processed_signal)))
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_stopped_run_goes_on_and_gives_the_unbroken_result(corpus, tmp_path):
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = Settings(corpus.name, "train", "oracle")
+    whole = evaluation.evaluate(corpus, _Counting(), settings, pairs, tmp_path / "whole", progress=False)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(corpus, _Counting(stop_at=3), settings, pairs, tmp_path / "stopped", progress=False)
+    with (tmp_path / "stopped" / "scores.csv").open("a") as file:
+        file.write("scene_10003,Tiny 2-hlp")  # what a kill in the middle of a write leaves
+    again = _Counting()
+    resumed = evaluation.evaluate(corpus, again, settings, pairs, tmp_path / "stopped", progress=False)
+    assert again.calls == len(pairs) - 2
+    assert resumed.equals(whole)
+    assert (tmp_path / "stopped/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
+    assert not [path for path in (tmp_path / "stopped").rglob("*") if path.name.startswith(".")]
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_more_pairs_are_added_to_those_already_scored(corpus, tmp_path):
+    listeners = corpus.split("train").scene_listeners
+    settings, separator = Settings(corpus.name, "train", "oracle"), _Counting()
+    evaluation.evaluate(corpus, separator, settings, choose_pairs(listeners, 2), tmp_path, progress=False)
+    scores = evaluation.evaluate(corpus, separator, settings, choose_pairs(listeners), tmp_path, progress=False)
+    assert separator.calls == len(scores) == 4
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_scores_have_the_official_columns_and_the_clipped_share(corpus, tmp_path):
+    pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
+    settings = Settings(corpus.name, "train", "oracle", output_level_db=30.0)
+    evaluation.evaluate(corpus, load("oracle"), settings, pairs, tmp_path, progress=False)
+    with (tmp_path / "scores.csv").open() as file:
+        header, row = list(csv.reader(file))
+    assert tuple(header[:6]) == ("scene", "song", "listener", "left_score", "right_score", "score")
+    assert header[6:] == ["left_clipped_share", "right_clipped_share"]
+    assert float(row[5]) == pytest.approx((float(row[3]) + float(row[4])) / 2)
+    assert 0.1 < float(row[6]) < 1
+    samples, rate = read_flac_signal(tmp_path / "enhanced_signals" / f"{row[0]}_{row[2]}_remix.flac")
+    assert rate == 32000
+    assert np.abs(samples).max() == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_each_scene_is_separated_once_for_all_its_listeners(corpus, tmp_path):
+    split = corpus.split("train")
+    scene = next(iter(split.scenes))
+    pairs = choose_pairs({scene: list(split.listeners)})
+    separator = _Counting()
+    evaluation.evaluate(corpus, separator, Settings(corpus.name, "train", "oracle"), pairs, tmp_path, progress=False)
+    assert (len(pairs), separator.calls) == (2, 1)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_scores_of_other_settings_are_not_mixed(corpus, tmp_path):
+    pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
+    evaluation.evaluate(
+        corpus, load("oracle"), Settings(corpus.name, "train", "oracle"), pairs, tmp_path, progress=False
+    )
+    before = (tmp_path / "scores.csv").read_bytes()
+    other = Settings(corpus.name, "train", "oracle", mixture_weight=0.15)
+    with pytest.raises(ParameterError, match=r"holds scores with mixture_weight 0\.0, not 0\.15"):
+        evaluation.evaluate(corpus, load("oracle"), other, pairs, tmp_path, progress=False)
+    assert (tmp_path / "scores.csv").read_bytes() == before
+
+
+def test_an_output_directory_that_is_a_file_is_refused(corpus, tmp_path):
+    (tmp_path / "file").write_text("here")
+    with pytest.raises(ParameterError, match=r"file cannot be written .*choose another"):
+        evaluation.evaluate(corpus, load("oracle"), Settings(corpus.name, "train", "oracle"), [], tmp_path / "file")
+
+
+def test_an_ear_that_the_gains_silence_is_refused():
+    song = tiny_song()
+    stems = song.stems.clone()
+    stems[:, 1] = 0
+    with pytest.raises(AudioError, match="The remix of tiny is silent in at least one channel"):
+        evaluation.reference_remix(replace(song, stems=stems), torch.zeros(4))
+
+
+def test_a_foreign_table_is_refused(tmp_path):
+    (tmp_path / "scores.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(CadenzaError, match=r"scores\.csv has no column 'scene'"):
+        evaluation.read_scores(tmp_path)
+
+
+def test_settings_of_something_else_are_refused(tmp_path):
+    (tmp_path / "settings.json").write_text(json.dumps({"wheels": 4}))
+    with pytest.raises(CadenzaError, match=r"settings\.json does not hold the settings"):
+        evaluation.read_settings(tmp_path)

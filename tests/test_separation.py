@@ -1,0 +1,226 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from demucs.hdemucs import HDemucs
+from safetensors.torch import save_file
+
+from cadenza_lib import separation
+from cadenza_lib.corpus import AtEarSong
+from cadenza_lib.demo import tiny_song
+from cadenza_lib.errors import AudioError, CorpusError, ModelError, ParameterError
+from cadenza_lib.scenes import STEMS
+
+ARCHITECTURE = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "depth": 6, "nfft": 4096}
+SEGMENT, OVERLAP = 40, 0.25  # samples, so that every border can be tried; the stride is then 30
+
+
+def _identity(chunk: torch.Tensor) -> torch.Tensor:
+    return chunk.expand(4, -1, -1)
+
+
+class _Identity(torch.nn.Module):
+    """A network that returns its input for every source."""
+
+    def forward(self, mixture: torch.Tensor) -> torch.Tensor:
+        return mixture[:, None].expand(-1, 4, -1, -1)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / "random.safetensors"
+    separation.save_checkpoint(HDemucs(**ARCHITECTURE), path, {"architecture": "hdemucs", "arguments": ARCHITECTURE})
+    return path
+
+
+@pytest.mark.parametrize("length", [*range(1, 2 * SEGMENT + 3), 99, 100, 101, 129, 130, 131, 1000])
+def test_no_sample_changes_at_any_length_around_every_chunk_border(length):
+    signal = torch.randn(2, length, dtype=torch.float64)
+    result = separation.chunked(_identity, signal, SEGMENT, OVERLAP)
+    torch.testing.assert_close(result, signal.expand(4, -1, -1), rtol=0, atol=1e-12)  # rounding of the cross-fade
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
+def test_no_sample_changes_at_any_overlap(overlap):
+    signal = torch.randn(2, 333, dtype=torch.float64)
+    result = separation.chunked(_identity, signal, SEGMENT, overlap)
+    torch.testing.assert_close(result, signal.expand(4, -1, -1), rtol=0, atol=1e-12)
+
+
+def test_every_chunk_has_the_length_of_a_segment():
+    lengths = []
+
+    def forward(chunk: torch.Tensor) -> torch.Tensor:
+        lengths.append(chunk.shape[-1])
+        return _identity(chunk)
+
+    separation.chunked(forward, torch.randn(2, 101), SEGMENT, OVERLAP)
+    assert set(lengths) == {SEGMENT}
+
+
+@pytest.mark.parametrize("duration_s", [0.5, 9.9, 10.0, 10.1, 17.5, 21.3])
+def test_an_identity_network_returns_the_mixture_for_every_stem(duration_s):
+    song = tiny_song(duration_s)
+    separate = separation.network_separator(_Identity(), tuple(ARCHITECTURE["sources"]), torch.device("cpu"))
+    torch.testing.assert_close(separate(song), song.mixture.expand(4, -1, -1), rtol=0, atol=1e-6)  # float32 inside
+
+
+def test_sources_are_put_into_our_order():
+    class Numbered(torch.nn.Module):
+        def forward(self, mixture: torch.Tensor) -> torch.Tensor:
+            return torch.arange(4.0)[None, :, None, None].expand(1, 4, *mixture.shape[1:])
+
+    song = tiny_song()
+    mono = song.mixture.mean(0)
+    estimate = separation.network_separator(Numbered(), tuple(ARCHITECTURE["sources"]), torch.device("cpu"))(song)
+    source = ((estimate - mono.mean()) / mono.std(correction=0))[:, 0, 0].round().int().tolist()
+    assert [ARCHITECTURE["sources"][index] for index in source] == list(STEMS)
+
+
+@pytest.mark.parametrize("duration_s", [2.0, 10.95, 11.0, 11.05, 13.0])
+def test_official_chunking_is_that_of_the_recipe(duration_s):
+    """The recipe's `separate_sources` needs torchaudio for its linear fade; here it is written out step by step."""
+    signal = torch.randn(2, round(duration_s * 44100))
+    length, chunk, fade = signal.shape[-1], int(44100 * 10.0 * 1.1), int(0.1 * 44100)
+    expected = torch.zeros(4, 2, length)
+    ramp = torch.linspace(0, 1, fade)
+    out = signal[:, :chunk].clone()
+    out[:, -fade:] *= 1 - ramp
+    expected[..., :chunk] += out
+    if length > chunk:  # start of the second chunk; its fade-out is off since its end lies beyond the signal
+        start = chunk - fade
+        out = signal[:, start : 2 * chunk].clone()
+        out[:, :fade] *= ramp
+        expected[..., start:] += out
+    result = separation._official_chunks(_identity, signal)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
+    if duration_s <= 11.0:
+        assert not result[..., -1].any()  # the trap: the end of a short clip is lost
+
+
+def test_official_chunking_is_off_by_default():
+    song = tiny_song(2.0)
+    sources, cpu = tuple(ARCHITECTURE["sources"]), torch.device("cpu")
+    ours, official = (
+        separation.network_separator(_Identity(), sources, cpu, official_chunking=mode)(song) for mode in (False, True)
+    )
+    assert (ours[..., -100:] - song.mixture[..., -100:]).abs().max() < 1e-6
+    assert (official[..., -100:] - song.mixture[..., -100:]).abs().max() > 0.01
+
+
+def test_the_oracle_returns_the_true_stems():
+    song = tiny_song()
+    assert torch.equal(separation.load("oracle")(song), song.stems)
+
+
+def test_the_stems_of_the_mixture_system_sum_to_the_mixture():
+    song = tiny_song()
+    torch.testing.assert_close(separation.load("mixture")(song).sum(0), song.mixture)
+
+
+def test_silence_is_separated_into_silence():
+    silence = AtEarSong("silence", torch.zeros(4, 2, 44100).double(), torch.zeros(2, 44100).double())
+    separate = separation.network_separator(_Identity(), tuple(ARCHITECTURE["sources"]), torch.device("cpu"))
+    assert not separate(silence).any()
+
+
+def test_a_song_of_another_rate_is_refused():
+    song = tiny_song()
+    other = AtEarSong(song.name, song.stems, song.mixture, sample_rate=48000)
+    separate = separation.network_separator(_Identity(), tuple(ARCHITECTURE["sources"]), torch.device("cpu"))
+    with pytest.raises(AudioError, match="tiny has a rate of 48000 Hz, not 44100"):
+        separate(other)
+
+
+def test_a_checkpoint_gives_the_network_that_was_saved(checkpoint):
+    song = tiny_song()
+    torch.manual_seed(0)
+    network = HDemucs(**ARCHITECTURE).eval()
+    mono = song.mixture.mean(0)
+    normalised = ((song.mixture - mono.mean()) / mono.std(correction=0)).float()
+    with torch.inference_mode():
+        expected = network(normalised[None])[0].double() * mono.std(correction=0) + mono.mean()
+    expected = expected[[ARCHITECTURE["sources"].index(stem) for stem in STEMS]]
+    # Half-precision weights: a relative error of 2^-11 in each, seen through six layers.
+    torch.testing.assert_close(separation.load(str(checkpoint))(song), expected, rtol=0, atol=5e-3)
+
+
+def test_an_unknown_separator_is_refused_with_the_known_names():
+    with pytest.raises(ModelError, match=r"'spleeter' is unknown; use one of \['oracle', 'mixture', 'demo_hdemucs'"):
+        separation.load("spleeter")
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"nothing\.safetensors does not exist"):
+        separation.load(str(tmp_path / "nothing.safetensors"))
+
+
+def test_a_checkpoint_without_its_card_is_refused(checkpoint):
+    checkpoint.with_suffix(".json").unlink()
+    with pytest.raises(CorpusError, match=r"random\.json does not exist"):
+        separation.load(str(checkpoint))
+
+
+def test_a_checkpoint_of_another_shape_is_refused(checkpoint):
+    card = json.loads(checkpoint.with_suffix(".json").read_text())
+    card["arguments"]["channels"] = 6
+    checkpoint.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=r"random\.safetensors holds weights of another shape.*size mismatch for"):
+        separation.load(str(checkpoint))
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a checkpoint", b"\xff" * 100])
+def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
+    checkpoint.write_bytes(damage)
+    with pytest.raises(ModelError, match=r"random\.safetensors is not a readable safetensors file"):
+        separation.load(str(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"architecture": "spleeter"}, "architecture 'spleeter'; only 'hdemucs'"),
+        ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
+        ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "does not describe a Hybrid Demucs.*wheels"),
+    ],
+)
+def test_a_wrong_card_is_refused(checkpoint, change, message):
+    card = json.loads(checkpoint.with_suffix(".json").read_text()) | change
+    checkpoint.with_suffix(".json").write_text(json.dumps(card))
+    with pytest.raises(ModelError, match=message):
+        separation.load(str(checkpoint))
+
+
+def test_weights_that_are_not_a_number_are_refused(checkpoint):
+    state = HDemucs(**ARCHITECTURE).state_dict()
+    save_file({name: value * np.nan for name, value in state.items()}, checkpoint)
+    with pytest.raises(ModelError, match=r"random\.safetensors holds NaN"):
+        separation.load(str(checkpoint))
+
+
+def test_an_unavailable_device_is_refused():
+    with pytest.raises(ParameterError, match="Device 'abacus' is not available here"):
+        separation.select_device("abacus")
+
+
+def test_a_demucs_model_without_a_network_is_refused_with_its_name(monkeypatch):
+    def unreachable(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("demucs.pretrained.get_model", unreachable)
+    with pytest.raises(ModelError, match=r"could not download the model 'mdx' \(OSError\)"):
+        separation.load("mdx")
+
+
+def test_a_demucs_bag_is_called_with_its_own_order_of_sources(monkeypatch):
+    from demucs.apply import BagOfModels
+
+    torch.manual_seed(0)
+    bag = BagOfModels([HDemucs(**ARCHITECTURE, segment=4)])
+    monkeypatch.setattr("demucs.pretrained.get_model", lambda _: bag)
+    song = tiny_song()
+    estimate = separation.load("mdx", "cpu")(song)
+    assert estimate.shape == song.stems.shape
+    assert estimate.isfinite().all()
