@@ -38,13 +38,13 @@ def system_label(settings: Settings) -> str:
     return ", ".join(parts)
 
 
-def tidy_table(score_dirs: Sequence[Path | str], listeners: Mapping[str, Listener]) -> pd.DataFrame:
+def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping[str, Listener]) -> pd.DataFrame:
     """Return one row per system, scene, listener and ear.
 
     Parameters
     ----------
     score_dirs
-        Directories of evaluations, or their `scores.csv`. A table without `settings.json` beside it, such as the
+        Directory of an evaluation, or several, or their `scores.csv`. A table without `settings.json` beside it, such as the
         official recipe writes, is named after its directory.
     listeners
         The split's listeners by id.
@@ -65,7 +65,7 @@ def tidy_table(score_dirs: Sequence[Path | str], listeners: Mapping[str, Listene
     if not score_dirs:
         raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
     tables = []
-    for given in score_dirs:
+    for given in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
         folder = Path(given).parent if Path(given).suffix == ".csv" else Path(given)
         scores = read_scores(folder)
         if scores.empty:

@@ -165,12 +165,12 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
 
 
 def _tiny_stems(duration_s: float, seed: int) -> Tensor:
-    """Return four stems `(stem, channel, time)`, each a tone of its own in noise, float64, 16-bit values."""
+    """Return four stems `(stem, channel, time)`, each a tone in broadband noise, float64, 16-bit values."""
     generator = np.random.default_rng(seed)
     time_s = np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE
     frequency = np.array([440.0, 2000.0, 80.0, 660.0]) * generator.uniform(0.9, 1.1, 4)
     tones = 0.08 * np.sin(2 * np.pi * frequency[:, None, None] * time_s)
-    noise = 0.01 * generator.normal(size=(4, 2, len(time_s)))
+    noise = 0.05 * generator.normal(size=(4, 2, len(time_s)))
     return quantise_16bit(torch.from_numpy(tones + noise))
 
 

@@ -116,7 +116,7 @@ def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related t
     for (loudspeaker, ear), path in table[table["frequency"] > 0].groupby(["loudspeaker", "ear"]):
         line = "-" if loudspeaker == ear else "--"
         label = f"{loudspeaker} loudspeaker, {ear} ear"
-        axes.plot(path["frequency"], path["magnitude_db"], line, color=EAR_STYLE[ear]["color"], label=label)
+        axes.plot(path["frequency"], path["magnitude_db"], line, color=EAR_STYLE[str(ear)]["color"], label=label)
     axes.set_xscale("log")
     axes.set_xlim(100, table["frequency"].max())
     axes.set_xlabel("Frequency (Hz)")

@@ -206,7 +206,7 @@ def test_an_unavailable_device_is_refused():
 
 
 def test_a_demucs_model_without_a_network_is_refused_with_its_name(monkeypatch):
-    def unreachable(name):
+    def unreachable(_):
         raise OSError("no route to host")
 
     monkeypatch.setattr("demucs.pretrained.get_model", unreachable)

@@ -1,0 +1,474 @@
+"""Run a notebook with checked parameters, and leave a manifest.
+
+A notebook has one cell tagged `parameters` with one annotated assignment per line. A run is a directory: the executed
+notebook, what the notebook wrote to its `out_dir`, and `manifest.json`, which is written last and so is the mark of a
+finished run; a finished run whose notebook, parameters and input files have not changed is not run again.
+
+Each notebook runs in a kernel of its own, a process of this interpreter that talks over sockets in a private
+directory: kernels on TCP race for ports. A kernel works in the directory of its notebook, as it does under JupyterLab,
+so a relative path in a default means the same everywhere; a path that is given as a parameter is relative to the
+caller's directory and is passed on as an absolute one.
+"""
+
+import ast
+import hashlib
+import importlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import tokenize
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cadenza_lib import errors
+from cadenza_lib.errors import CadenzaError, ParameterError
+from cadenza_lib.files import make_directory, read_json, write_json
+
+__all__ = [
+    "Parameter",
+    "Run",
+    "RunError",
+    "YamlLoader",
+    "check_parameters",
+    "execute",
+    "git_state",
+    "notebook_parameters",
+    "package_version",
+    "parse_parameters",
+    "prepare",
+    "write_error",
+]
+
+_LOGGER = logging.getLogger(__name__)
+_PACKAGES = ("cadenza-companion", "demucs", "numpy", "pandas", "papermill", "pyclarity", "scipy", "torch")
+
+
+class RunError(CadenzaError):
+    """A notebook stopped with an error, or its kernel died."""
+
+
+class YamlLoader(yaml.SafeLoader):
+    """Loads plain data, and 6e-4 as the number that people mean: YAML 1.1 takes it for a text."""
+
+
+YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of the `parameters` cell of a notebook."""
+
+    name: str
+    annotation: str
+    default: Any
+    help: str
+
+
+# Parameters of a notebook
+
+
+def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
+    """Read the cell tagged `parameters`, which holds lines such as `n_pairs: int = 0  # how many pairs; 0 is all`.
+
+    Annotations are made of int, float, str, bool, list[…], dict[str, …] and `X | None`; defaults are literals.
+
+    Raises
+    ------
+    ParameterError
+        If the notebook cannot be read or its parameters cell breaks these rules.
+    """
+    notebook = Path(notebook)
+    try:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    except FileNotFoundError as error:
+        raise ParameterError(f"Notebook {notebook} does not exist; check the path.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ParameterError(f"{notebook} is not a readable notebook of format 4 ({error!r}); repair it.") from error
+    if len(tagged) != 1:
+        raise ParameterError(f"{notebook} has {len(tagged)} cells tagged parameters; it needs exactly one.")
+    source = "".join(tagged[0]["source"])
+    try:
+        lines = ast.parse(source).body
+        tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+        comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+    except SyntaxError as error:
+        raise ParameterError(f"{notebook} has a parameters cell that is not Python: {error.msg}.") from error
+    parameters = {}
+    for line in lines:
+        text = ast.unparse(line)
+        if not (isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None):
+            raise ParameterError(
+                f"{notebook} has {text!r} in its parameters cell; write it as name: type = default  # help."
+            )
+        try:
+            default = _convert(ast.literal_eval(line.value), line.annotation)
+        except (TypeError, ValueError) as error:
+            raise ParameterError(
+                f"{notebook} has {text!r} in its parameters cell; the default must be a literal of that type, and the "
+                "type made of int, float, str, bool, list, dict[str, ...] and None."
+            ) from error
+        comment = comments.get(line.end_lineno or line.lineno, "")
+        parameters[line.target.id] = Parameter(line.target.id, ast.unparse(line.annotation), default, comment)
+    return parameters
+
+
+def parse_parameters(notebook: Path | str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Turn texts, as typed on a command line, into values of the types that the notebook's parameters have.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is unknown or its text is not of its type.
+    """
+    known = notebook_parameters(notebook)
+    values = {}
+    for name, text in texts.items():
+        annotation = known[name].annotation if name in known else "str"
+        try:
+            loaded = yaml.load(text, YamlLoader)
+        except yaml.YAMLError:
+            loaded = text
+        values[name] = text
+        for candidate in (text, loaded) if annotation == "str" else (loaded, text):
+            try:
+                values[name] = _convert(candidate, _expression(annotation))
+                break
+            except TypeError:
+                continue
+    return check_parameters(notebook, known, values)
+
+
+def check_parameters(notebook: Path | str, known: Mapping[str, Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given parameters in the types of the notebook, or refuse them."""
+    name_of_notebook = Path(notebook).name
+    if "out_dir" not in known:
+        raise ParameterError(f"{name_of_notebook} has no parameter out_dir; add out_dir: str to its parameters cell.")
+    checked = {}
+    for name, value in given.items():
+        if name == "out_dir":
+            raise ParameterError(f"{name_of_notebook} gets out_dir from its run, not as a parameter; leave it out.")
+        if name not in known:
+            raise ParameterError(
+                f"{name_of_notebook} has no parameter {name} (value {value!r}); it knows {', '.join(sorted(known))}."
+            )
+        try:
+            checked[name] = _convert(value, _expression(known[name].annotation))
+        except TypeError as error:
+            raise ParameterError(
+                f"{name_of_notebook} wants {name} as {known[name].annotation}, not {value!r} "
+                f"({type(value).__name__}); it knows {', '.join(sorted(known))}."
+            ) from error
+    return checked
+
+
+def _expression(annotation: str) -> ast.expr:
+    return ast.parse(annotation, mode="eval").body
+
+
+def _convert(value: Any, annotation: ast.expr) -> Any:
+    """Return `value` in the annotated type, int becoming float where asked; TypeError if it is of another type."""
+    match annotation:
+        case ast.Constant(value=None) if value is None:
+            return None
+        case ast.Name(id="float") if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here
+            return value
+        case ast.Name(id="list") if isinstance(value, list):
+            return value
+        case ast.Subscript(value=ast.Name(id="list"), slice=inner) if isinstance(value, list):
+            return [_convert(item, inner) for item in value]
+        # Papermill turns every key into a string.
+        case ast.Name(id="dict") if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return value
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), inner])) if isinstance(
+            value, dict
+        ) and all(isinstance(key, str) for key in value):
+            return {key: _convert(item, inner) for key, item in value.items()}
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            try:
+                return _convert(value, left)
+            except TypeError:
+                return _convert(value, right)
+    raise TypeError(f"{value!r} is not {ast.unparse(annotation)}")
+
+
+def _absolute(value: Any) -> Any:
+    """Make paths absolute, in lists too; plain names such as "demo" stay, even if a directory has that name."""
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    if not isinstance(value, str) or "://" in value or "\n" in value:
+        return value
+    if "/" in value or os.sep in value or Path(value).is_file():
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+# One run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to start: everything that decides whether it has to."""
+
+    notebook: Path
+    known: Mapping[str, Parameter]
+    given: Mapping[str, Any]
+    out_dir: Path
+    identity: Mapping[str, Any]
+
+    def is_finished(self) -> bool:
+        """Tell whether its manifest is there and agrees in everything that decides the result."""
+        try:
+            manifest = read_json(self.out_dir / "manifest.json")
+            parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
+            earlier = {name: manifest[name] for name in self.identity} | {"parameters": parameters}
+        except (CadenzaError, KeyError, TypeError, AttributeError):
+            return False
+        return json.dumps(earlier, sort_keys=True) == json.dumps(self.identity, sort_keys=True)
+
+
+def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path | str) -> Run:
+    """Check a run and make its directory; see `execute` for the arguments and errors."""
+    notebook = Path(notebook).expanduser().resolve()
+    known = notebook_parameters(notebook)
+    given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
+    out_dir = make_directory(out_dir)
+    if out_dir == notebook.parent:
+        raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
+    filled = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
+    identity = {
+        "notebook": notebook.name,
+        "notebook_sha256": _sha256(notebook),
+        "parameters": filled,
+        "inputs": {str(path): _sha256(path) for path in _inputs(filled, notebook.parent)},
+    }
+    return Run(notebook, known, given, out_dir, identity)
+
+
+def _inputs(value: Any, directory: Path) -> Iterator[Path]:
+    """Find the files that parameters name; a finished run is named by its directory and known by its manifest."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _inputs(item, directory)
+    elif isinstance(value, str) and value and "\0" not in value and len(value) < 4096:
+        path = directory / value
+        for candidate in (path, path / "manifest.json"):
+            try:
+                if candidate.is_file():
+                    yield candidate.resolve()
+            except OSError:  # a text too long for a file name
+                continue
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+
+
+def execute(
+    notebook: Path | str,
+    parameters: Mapping[str, Any] | None = None,
+    out_dir: Path | str = "runs",
+    *,
+    force: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Run one notebook in a kernel of its own, and return the path of its manifest.
+
+    Parameters
+    ----------
+    notebook : Path or str
+        A notebook with a `parameters` cell that has an `out_dir`.
+    parameters : Mapping[str, Any], optional
+        Values other than the defaults. A text that contains a slash or names a file is a path, relative to the
+        current directory.
+    out_dir : Path or str, default="runs"
+        Directory of this run; it gets the executed notebook and `manifest.json`, and on failure `error.txt`.
+    force : bool, default=False
+        Whether to run even if this very run is finished.
+    progress : bool, default=False
+        Whether to show a progress bar over the cells.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is unknown or of the wrong type, or `out_dir` cannot be written.
+    RunError
+        If the notebook fails. The partial notebook and `error.txt` stay in `out_dir`. If the notebook raised a
+        `CadenzaError`, its sentence is the message.
+    """
+    run = prepare(notebook, parameters or {}, out_dir)
+    manifest = run.out_dir / "manifest.json"
+    if not force and run.is_finished():
+        _LOGGER.info("%s is finished; nothing to do.", run.out_dir)
+        return manifest
+    for stale in (manifest, run.out_dir / "error.txt"):
+        stale.unlink(missing_ok=True)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        _run_kernel(run, progress)
+    except Exception as error:  # papermill, nbclient, zmq and the file system each have their own
+        sentence = _sentence(run, error)
+        write_error(run.out_dir, sentence, error)
+        raise RunError(sentence) from error
+    write_json(
+        manifest,
+        {
+            **run.identity,
+            "parameters": {**run.identity["parameters"], "out_dir": str(run.out_dir)},
+            "seeds": {name: value for name, value in run.identity["parameters"].items() if re.search("seeds?$", name)},
+            "git": git_state(Path(__file__)),
+            "versions": {"python": platform.python_version(), **{name: package_version(name) for name in _PACKAGES}},
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "started": started.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "duration_s": round(time.monotonic() - clock, 3),
+            "status": "finished",
+        },
+    )
+    return manifest
+
+
+def _run_kernel(run: Run, progress: bool) -> None:
+    import papermill  # slow to import
+    from traitlets.config import Config
+
+    def escaped(path: Path) -> str:
+        return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
+
+    with _socket_directory() as sockets, _quiet():
+        papermill.execute_notebook(
+            escaped(run.notebook),
+            escaped(run.out_dir / run.notebook.name),
+            {**run.given, "out_dir": str(run.out_dir)},
+            kernel_name="python3",
+            language="python",
+            progress_bar=progress,
+            # Not `cwd=`, by which papermill changes the directory of this whole process.
+            resources={"metadata": {"path": str(run.notebook.parent)}},
+            kernel_manager_class=_kernel_manager_class(),
+            config=Config(
+                KernelManager={
+                    "transport": "tcp" if os.name == "nt" else "ipc",
+                    "connection_file": str(sockets / "kernel.json"),
+                }
+            ),
+        )
+
+
+def _kernel_manager_class() -> type:
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class KernelManager(AsyncKernelManager):
+        """Starts this interpreter; a kernelspec named python3 may be missing, or belong to another environment."""
+
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                display_name="Python 3",
+                language="python",
+                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # the debugger warns about frozen modules
+            )
+
+    return KernelManager
+
+
+@contextmanager
+def _socket_directory() -> Iterator[Path]:
+    # The path of a Unix socket has at most 103 characters on macOS, 107 on Linux.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < 60 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="cadenza-", dir=parent, ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence papermill's logger, which complains about comments that hold an equals sign, and format warnings."""
+    logger = logging.getLogger("papermill")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sentence(run: Run, error: Exception) -> str:
+    from papermill.exceptions import PapermillExecutionError
+
+    where = f"see {run.out_dir / run.notebook.name}"
+    if isinstance(error, PapermillExecutionError):
+        kind = getattr(errors, error.ename, None)
+        if isinstance(kind, type) and issubclass(kind, CadenzaError):
+            return str(error.evalue)
+        cell = error.exec_count if error.exec_count is not None else error.cell_index
+        last = f"{error.ename}: {error.evalue}".strip(": \n").splitlines()[-1]
+        return f"{run.notebook.name} failed in cell [{cell}] with {last.rstrip('.')}; {where}."
+    if type(error).__name__ == "DeadKernelError":
+        return f"{run.notebook.name} stopped because its kernel died, perhaps for lack of memory; {where}."
+    reason = str(error).strip().splitlines() or [""]
+    return f"{run.notebook.name} could not be run ({type(error).__name__}: {reason[-1]}); {where}."
+
+
+def write_error(out_dir: Path, sentence: str, error: BaseException) -> None:
+    """Leave `error.txt`: the sentence, then the traceback."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", "".join(traceback.format_exception(error)))
+    try:
+        (out_dir / "error.txt").write_text(f"{sentence}\n\n{text}", encoding="utf-8")
+    except OSError as cause:  # the disk may be what failed
+        _LOGGER.warning("%s cannot be written (%s).", out_dir / "error.txt", cause)
+
+
+def git_state(path: Path) -> dict[str, Any] | None:
+    """Return the commit of the repository that tracks `path` and whether it has changes; None if there is none."""
+    try:
+        _git(path, "ls-files", "--error-unmatch", path.name)
+        return {
+            "commit": _git(path, "rev-parse", "HEAD"),
+            "dirty": bool(_git(path, "status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(path: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(path.parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def package_version(package: str) -> str | None:
+    """Return the version of an installed package, None if it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
