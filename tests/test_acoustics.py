@@ -13,7 +13,7 @@ from signals import ten_kinds
 from cadenza_lib import acoustics
 from cadenza_lib.errors import AudioError, ParameterError
 
-EXACT = 1e-9  # what the design asks of every step in float64
+EXACT = 1e-9  # float64 on both sides; what is left is the rounding of FFT convolution
 
 
 @pytest.fixture
