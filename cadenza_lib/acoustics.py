@@ -61,7 +61,8 @@ def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> 
     try:
         samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path} cannot be read as audio ({error}); copy or download it again.") from error
+        reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
+        raise AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.") from error
     if rate != sample_rate:
         raise AudioError(f"{path} has a sample rate of {rate} Hz, not {sample_rate}; resample it.")
     if channels is not None and samples.shape[1] != channels:

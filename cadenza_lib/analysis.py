@@ -44,8 +44,8 @@ def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping
     Parameters
     ----------
     score_dirs
-        Directory of an evaluation, or several, or their `scores.csv`. A table without `settings.json` beside it, such as the
-        official recipe writes, is named after its directory.
+        Directory of an evaluation, or several, or their `scores.csv`. A table without `settings.json` beside it, such
+        as the official recipe writes, is named after its directory.
     listeners
         The split's listeners by id.
 
@@ -66,7 +66,7 @@ def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping
         raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
     tables = []
     for given in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
-        folder = Path(given).parent if Path(given).suffix == ".csv" else Path(given)
+        folder = Path(given).parent if Path(given).name == "scores.csv" else Path(given)
         scores = read_scores(folder)
         if scores.empty:
             raise CorpusError(f"{folder / 'scores.csv'} has no rows yet; let the evaluation finish.")
@@ -90,7 +90,9 @@ def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping
     key = ["system", "scene", "listener", "ear"]
     if table.duplicated(key).any():
         twice = table.loc[table.duplicated(key), "system"].iloc[0]
-        raise ParameterError(f"The scores of {twice!r} were given twice; name each evaluation once.")
+        raise ParameterError(
+            f"Scores called {twice!r} were given twice; name each evaluation once, and each checkpoint differently."
+        )
     table = table.merge(ear_table(listeners.values()), on=["listener", "ear"], validate="many_to_one")
     return table[["system", "scene", "song", "listener", "ear", "haaqi", "clipped_share", *table.columns[7:]]]
 
@@ -130,9 +132,9 @@ def correlation_table(table: pd.DataFrame, predictor: str = "pta_db_hl", seed: i
 
     def pearson(rows: pd.DataFrame) -> float:
         x, y = rows[predictor].to_numpy(), rows["haaqi"].to_numpy()
-        x, y = x - x.mean(), y - y.mean()
-        scale = np.sqrt((x @ x) * (y @ y))
-        return float(x @ y / scale) if scale > 0 else float("nan")
+        if np.ptp(x) == 0 or np.ptp(y) == 0:  # rounding would leave a little of a constant minus its mean
+            return float("nan")
+        return float(np.corrcoef(x, y)[0, 1])
 
     rows = []
     for system, group in table.groupby("system", sort=False):
@@ -167,5 +169,7 @@ def bootstrap_interval(
         drawn = generator.integers(len(rows_of), size=len(rows_of))
         values[index] = statistic(table.iloc[np.concatenate([rows_of[i] for i in drawn])])
     tail = (1 - CONFIDENCE) / 2
+    if np.isnan(values).all():
+        return float("nan"), float("nan")
     low, high = np.nanquantile(values, [tail, 1 - tail])
     return float(low), float(high)

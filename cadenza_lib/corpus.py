@@ -207,6 +207,7 @@ class Corpus:
         for scene_id, entry in _read_object(path).items():
             try:
                 scene = Scene(**entry)
+                hash(scene)  # all three are ids, so a list or an object is none
             except TypeError as error:
                 raise CorpusError(
                     f"{path}: {scene_id} is {entry!r}; it needs music, gain and head_loudspeaker_positions."
@@ -222,6 +223,8 @@ class Corpus:
         for scene_id, names in scene_listeners.items():
             if scene_id not in scenes:
                 raise CorpusError(f"{path} names {scene_id!r}, which scenes.{name}.json does not have.")
+            if not isinstance(names, list) or not all(isinstance(listener, str) for listener in names):
+                raise CorpusError(f"{path}: {scene_id} has {names!r}, which is not a list of listener ids.")
             unknown = [listener for listener in names if listener not in listeners]
             if unknown:
                 raise CorpusError(
@@ -235,6 +238,8 @@ class Corpus:
             return {}
         content = read_json(path)
         entries = list(content.values()) if isinstance(content, dict) else content
+        if not isinstance(entries, list):
+            raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
         for entry in entries:
             if not isinstance(entry, dict) or not all(
                 isinstance(entry.get(key), str) for key in ("Track Name", "Path")

@@ -230,6 +230,9 @@ def read_scores(out_dir: Path | str) -> pd.DataFrame:
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
     if missing:
         raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
+    for column in ("left_score", "right_score", "score"):
+        if not pd.api.types.is_numeric_dtype(scores[column]) and not scores.empty:
+            raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.")
     return scores
 
 

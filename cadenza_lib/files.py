@@ -83,6 +83,8 @@ def read_json(path: Path | str) -> Any:
         raise CorpusError(
             f"{path} is not valid JSON (line {error.lineno}: {error.msg}); repair it or download it again."
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+        raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
 def write_json(path: Path | str, content: Any) -> None:

@@ -5,6 +5,7 @@ Thresholds are in dB HL; between measured frequencies they are interpolated line
 pyclarity does.
 """
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,9 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
                 f"{where}: {key} has {len(levels)} thresholds for {len(frequencies)} frequencies; give one for each."
             )
         low, high = _THRESHOLD_BOUNDS_DB_HL
-        if (levels < low).any() or (levels > high).any():
-            worst = levels[np.argmax(np.abs(levels))]
+        outside = levels[(levels < low) | (levels > high)]
+        if outside.size:
+            worst = outside[0]
             raise CorpusError(
                 f"{where}: {ear} threshold {worst:g} dB HL lies outside {low:g} to {high:g}; correct the audiogram."
             )
@@ -224,6 +226,6 @@ def _numbers(values: Any, where: str) -> np.ndarray:
     if not isinstance(values, list):
         raise CorpusError(f"{where} must be a list of numbers, not {type(values).__name__}.")
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise CorpusError(f"{where} holds {value!r}, which is not a finite number; correct the audiogram.")
     return np.array(values, dtype=float)

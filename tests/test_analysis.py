@@ -158,7 +158,7 @@ def test_unknown_listener_is_named(tmp_path: Path) -> None:
 
 def test_scores_given_twice_are_an_error(tmp_path: Path) -> None:
     folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
-    with pytest.raises(ParameterError, match="The scores of 'oracle' were given twice"):
+    with pytest.raises(ParameterError, match="Scores called 'oracle' were given twice"):
         tidy_table([folder, folder / "scores.csv"], LISTENERS)
 
 
