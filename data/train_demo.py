@@ -1,6 +1,7 @@
-"""Train the demo's small Hybrid Demucs on dry synthesised songs, as the paper's was on dry MUSDB18-HQ.
+"""Train the demo's small separators on dry synthesised songs, as the paper's were on dry MUSDB18-HQ.
 
-    .venv/bin/python data/train_demo_hdemucs.py            # writes data/demo_hdemucs.{safetensors,json}
+    .venv/bin/python data/train_demo.py --architecture hdemucs      # writes data/demo_hdemucs.{safetensors,json}
+    .venv/bin/python data/train_demo.py --architecture openunmix    # writes data/demo_openunmix.{safetensors,json}
 
 The songs come from seeds that no split of the demo corpus uses. The run is repeatable: the same seed gives the same
 weights on the same machine with the same number of threads.
@@ -12,19 +13,22 @@ import time
 from pathlib import Path
 
 import torch
-from demucs.hdemucs import HDemucs
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.demo import DemoCorpus
 from cadenza_lib.files import DATA
+from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
-from cadenza_lib.separation import load, save_checkpoint
+from cadenza_lib.separation import ARCHITECTURES, load, save_checkpoint
 from cadenza_lib.synthesis import render_song
 
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
-ARCHITECTURE = {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6}
+ARGUMENTS = {
+    "hdemucs": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
+    "openunmix": {"sources": list(STEMS), "hidden_size": 64, "n_fft": 2048, "hop_length": 512},
+}
 BETAS = (0.9, 0.999)
 GAIN_RANGE_DB = 4.0
 EMA_DECAY = 0.998
@@ -33,6 +37,7 @@ EMA_DECAY = 0.998
 def main() -> None:
     """Train, save and measure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architecture", choices=ARGUMENTS, required=True)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--songs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
@@ -40,12 +45,16 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=DATA / "demo_hdemucs.safetensors")
+    parser.add_argument("--out", type=Path, help="default: data/demo_<architecture>.safetensors")
     arguments = parser.parse_args()
+    out = arguments.out or DATA / f"demo_{arguments.architecture}.safetensors"
 
     songs = [render_song(FIRST_SEED + index) for index in tqdm(range(arguments.songs), desc="songs")]
     torch.manual_seed(arguments.seed)
-    network = HDemucs(**ARCHITECTURE).to(arguments.device)
+    network = ARCHITECTURES[arguments.architecture](**ARGUMENTS[arguments.architecture])
+    if isinstance(network, OpenUnmix):
+        network.standardise_input(song.sum(0) for song in songs)
+    network.to(arguments.device)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
     )
@@ -70,12 +79,12 @@ def main() -> None:
         loss_average += (loss.item() - loss_average) / min(step + 1, 50)
         progress.set_postfix(loss=f"{loss_average:.4f}")
         if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
-            save_checkpoint(average.module, arguments.out, card(arguments, step + 1, time.monotonic() - started))
-            measured = {split: si_sdr_improvement_db(str(arguments.out), split) for split in ("valid", "test")}
+            save_checkpoint(average.module, out, card(arguments, step + 1, time.monotonic() - started))
+            measured = {split: si_sdr_improvement_db(str(out), split) for split in ("valid", "test")}
             tqdm.write(f"step {step + 1}: {json.dumps(measured)}")
     save_checkpoint(
         average.module,
-        arguments.out,
+        out,
         card(arguments, arguments.steps, time.monotonic() - started) | {"si_sdr_improvement_db": measured},
     )
 
@@ -105,12 +114,12 @@ def draw_batch(songs: list[torch.Tensor], batch: int, length: int, generator: to
 def card(arguments: argparse.Namespace, steps: int, duration_s: float) -> dict[str, object]:
     """Return what the checkpoint's card tells about its training."""
     return {
-        "architecture": "hdemucs",
-        "arguments": ARCHITECTURE,
+        "architecture": arguments.architecture,
+        "arguments": ARGUMENTS[arguments.architecture],
         "trained_on": f"dry songs of cadenza_lib.synthesis, seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
-        "command": f"python data/train_demo_hdemucs.py --steps {arguments.steps} --songs {arguments.songs} "
-        f"--batch {arguments.batch} --segment-s {arguments.segment_s} --learning-rate {arguments.learning_rate} "
-        f"--seed {arguments.seed}",
+        "command": f"python data/train_demo.py --architecture {arguments.architecture} --steps {arguments.steps} "
+        f"--songs {arguments.songs} --batch {arguments.batch} --segment-s {arguments.segment_s} "
+        f"--learning-rate {arguments.learning_rate} --seed {arguments.seed}",
         "steps": steps,
         "loss": "L1 between estimated and true stems",
         "optimiser": f"Adam {BETAS}, one cycle, EMA {EMA_DECAY}",
