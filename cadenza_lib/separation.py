@@ -24,12 +24,7 @@ from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
 from cadenza_lib.openunmix import OpenUnmix
-from cadenza_lib.pretrained import (
-    PRETRAINED_MODELS,
-    fill_network,
-    load_pretrained,
-    load_torchaudio_hdemucs,
-)
+from cadenza_lib.pretrained import PRETRAINED_MODELS, fill_network, load_pretrained, load_torchaudio_hdemucs
 from cadenza_lib.scenes import STEMS
 
 __all__ = [

@@ -54,6 +54,9 @@ def main() -> None:
     network = ARCHITECTURES[arguments.architecture](**ARGUMENTS[arguments.architecture])
     if isinstance(network, OpenUnmix):
         network.standardise_input(song.sum(0) for song in songs)
+        for target in network.target_models.values():  # begin with equal shares instead of four times the mixture
+            torch.nn.init.constant_(target.output_mean, 1 / len(STEMS))
+            torch.nn.init.constant_(target.output_scale, 1 / len(STEMS))
     network.to(arguments.device)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(EMA_DECAY)
