@@ -10,6 +10,7 @@ from cadenza_lib import separation
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.demo import tiny_song
 from cadenza_lib.errors import AudioError, CorpusError, ModelError, ParameterError
+from cadenza_lib.files import DATA
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -189,6 +190,19 @@ def test_counters_of_a_checkpoint_keep_their_value(tmp_path):
     separation.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
     loaded, _ = separation.load_network(str(path))
     assert loaded.target_models["vocals"].bn1.num_batches_tracked == 100_001
+
+
+@pytest.mark.parametrize("name", separation.DEMO_MODELS)
+def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
+    card = json.loads((DATA / f"{name}.json").read_text())
+    program, script, *options = card["command"].split()
+    assert program == "python"
+    assert (DATA.parent / script).is_file()
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert f"demo_{given['--architecture']}" == name
+    assert card["architecture"] == given["--architecture"]
+    assert card["steps"] == int(given["--steps"])
+    assert set(card["si_sdr_improvement_db"]) == {"valid", "test"}
 
 
 def test_an_unknown_separator_is_refused_with_the_known_names():
