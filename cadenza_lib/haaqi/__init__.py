@@ -4,6 +4,6 @@ J. M. Kates and K. H. Arehart, "The Hearing-Aid Audio Quality Index (HAAQI)", IE
 Process. 24(2), 354-365, 2016. doi:10.1109/TASLP.2015.2507858.
 """
 
-from clarity.evaluator.haaqi import compute_haaqi
+from cadenza_lib.haaqi.score import Components, HaaqiReference, compute_haaqi, haaqi_components
 
-__all__ = ["compute_haaqi"]
+__all__ = ["Components", "HaaqiReference", "compute_haaqi", "haaqi_components"]
