@@ -23,7 +23,7 @@ from cadenza_lib.haaqi.kernels import HOP, LANES
 
 __all__ = [
     "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "Filtered", "adjusted_bandwidth", "centre_frequencies",
-    "filter_bands", "group_delays", "middle_ear", "nal_r", "noise_gain", "resample", "to_neural",
+    "control_rms", "filter_bands", "group_delays", "middle_ear", "nal_r", "noise_gain", "resample", "to_neural",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -140,7 +140,6 @@ class Filtered:
 
     envelope: NDArray[np.float32]  # (lane, time)
     motion: NDArray[np.float32]  # (lane, time)
-    bandwidth: Floats  # (lane,), re the normal ear's, at this signal's level
     level_db_sl: Floats  # (lane,), long-term average after compression
 
 
@@ -152,23 +151,36 @@ def _gammatone(bandwidth: Floats, centre: Floats) -> Floats:
     return np.concatenate((pole, 4.0 * pole, 4.0 * pole**2, gain))
 
 
-def adjusted_bandwidth(control_rms: Floats, narrow: Floats, wide: Floats, level1: float) -> Floats:
-    """Widen the filters linearly in dB from `narrow` below 50 to `wide` above 100 dB SPL."""
-    with np.errstate(divide="ignore"):
-        level = 20.0 * np.log10(control_rms) + level1
-    share = (level - WIDENING_FROM_DB_SPL) / (WIDENING_TO_DB_SPL - WIDENING_FROM_DB_SPL)
-    return narrow + np.clip(share, 0.0, 1.0) * (wide - narrow)
+def control_rms(signal: Floats, bands: slice) -> Floats:
+    """RMS envelope of `signal`, (time,) after the middle ear, in eight wide control filters: (lane,)."""
+    centre = centre_frequencies()[bands]
+    power = kernels.control_power(signal, _gammatone(_control_bandwidth()[bands], centre), *_carrier(centre))
+    return np.sqrt(power / len(signal))
 
 
-def filter_bands(signal: Floats, ear: Ear, level1: float, bands: slice) -> Filtered:
-    """Filter `signal`, (time,) after the middle ear, with eight bands and compress their output."""
-    centre, wide = centre_frequencies()[bands], _control_bandwidth()[bands]
-    size = len(signal)
+def _carrier(centre: Floats) -> tuple[Floats, Floats]:
     phase = 2.0 * np.pi / SAMPLE_RATE * centre
-    cosine, sine = np.cos(phase), np.sin(phase)
-    control = _gammatone(wide, centre)
-    control_rms = np.sqrt(kernels.control_power(signal, control, cosine, sine) / size)
-    bandwidth = adjusted_bandwidth(control_rms, ear.bandwidth[bands], wide, level1)
+    return np.cos(phase), np.sin(phase)
+
+
+def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: slice) -> Floats:
+    """Bandwidth re the normal ear's for signals with this RMS in the control filters: (lane,).
+
+    It grows linearly in dB from the ear's own below 50 dB SPL to that of the control filter above 100.
+    """
+    with np.errstate(divide="ignore"):
+        level = 20.0 * np.log10(control) + level1
+    share = np.clip((level - WIDENING_FROM_DB_SPL) / (WIDENING_TO_DB_SPL - WIDENING_FROM_DB_SPL), 0.0, 1.0)
+    return ear.bandwidth[bands] + share * (_control_bandwidth()[bands] - ear.bandwidth[bands])
+
+
+def filter_bands(signal: Floats, ear: Ear, level1: float, bands: slice, control: Floats) -> Filtered:
+    """Filter `signal`, (time,) after the middle ear, with eight bands and compress their output.
+
+    `control` is what `control_rms` found for these bands.
+    """
+    centre, size = centre_frequencies()[bands], len(signal)
+    bandwidth = adjusted_bandwidth(control, ear, level1, bands)
     # Gain in dB = -OHC loss - (1 - 1 / ratio) (level - knee), as a power law of the control envelope's power.
     slope = 1.0 - 1.0 / ear.ratio[bands]
     lowest = 10.0 ** ((ear.knee_db_spl[bands] - level1) / 10.0)
@@ -178,19 +190,18 @@ def filter_bands(signal: Floats, ear: Ear, level1: float, bands: slice) -> Filte
     b, a = dsp.butter(1, GAIN_SMOOTHING_HZ / (0.5 * SAMPLE_RATE))
     envelope, motion = np.empty((LANES, size), np.float32), np.empty((LANES, size), np.float32)
     power = kernels.compress(
-        signal, control, _gammatone(bandwidth, centre), cosine, sine,
+        signal, _gammatone(_control_bandwidth()[bands], centre), _gammatone(bandwidth, centre), *_carrier(centre),
         np.concatenate((lowest, highest, exponent, offset)), np.array([b[0], -a[1]]), envelope, motion,
     )  # fmt: skip
-    level = _average_level(np.sqrt(power / size), control_rms, ear, level1, bands)
-    return Filtered(envelope, motion, bandwidth, level)
+    return Filtered(envelope, motion, _average_level(np.sqrt(power / size), control, ear, level1, bands))
 
 
-def _average_level(rms: Floats, control_rms: Floats, ear: Ear, level1: float, bands: slice) -> Floats:
+def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands: slice) -> Floats:
     """Long-term level of each band in dB SL: the same compression applied to the averages."""
     level = level1 + 20.0 * np.log10(np.maximum(rms, kernels.SMALL))
-    control = level1 + 20.0 * np.log10(np.maximum(control_rms, kernels.SMALL))
-    control = np.maximum(np.minimum(control, LINEAR_ABOVE_DB_SPL), ear.knee_db_spl[bands])
-    gain = -ear.ohc_db[bands] - (control - ear.knee_db_spl[bands]) * (1.0 - 1.0 / ear.ratio[bands])
+    control_level = level1 + 20.0 * np.log10(np.maximum(control, kernels.SMALL))
+    control_level = np.maximum(np.minimum(control_level, LINEAR_ABOVE_DB_SPL), ear.knee_db_spl[bands])
+    gain = -ear.ohc_db[bands] - (control_level - ear.knee_db_spl[bands]) * (1.0 - 1.0 / ear.ratio[bands])
     return np.maximum(np.maximum(level, 0.0) + gain - ear.ihc_db[bands], 0.0)
 
 

@@ -16,8 +16,9 @@ from cadenza_lib.haaqi.ear import BANDS, SAMPLE_RATE, centre_frequencies
 from cadenza_lib.haaqi.kernels import HOP, MAX_LAG, SMALL
 
 __all__ = [
-    "Cepstra", "Segments", "audible_segments", "cepstral_correlation", "cepstra", "envelope_window",
-    "fine_structure_similarity", "segments", "smooth_envelope", "spectral_differences",
+    "Cepstra", "Segments", "audible_segments", "cepstra", "cepstral_correlation", "covariance", "envelope_count",
+    "envelope_window", "fine_structure_similarity", "segment_count", "segment_level", "segment_power", "segments",
+    "smooth_envelope", "spectral_differences",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -39,14 +40,17 @@ def envelope_window() -> Floats:
     return np.hanning(2 * HOP)
 
 
+def envelope_count(size: int) -> int:
+    """Return the number of envelope averages of a signal of `size` samples."""
+    return 1 + size // (2 * HOP) + (size - HOP) // (2 * HOP)
+
+
 def smooth_envelope(rising: Floats, falling: Floats, size: int) -> Floats:
     """Envelope averages every 4 ms from the windowed sums over half segments: (band, segment).
 
     The first and the last average are over half a window. As in pyclarity the second one starts at 4 ms rather than 0.
     """
-    window = envelope_window()
-    whole = 2 * HOP
-    count = int(1 + size // whole + (size - HOP) // whole)
+    window, count = envelope_window(), envelope_count(size)
     smooth = np.empty((rising.shape[0], count))
     smooth[:, 0] = falling[:, 0] / window[HOP:].sum()
     smooth[:, 1:-1] = (rising[:, 1 : count - 1] + falling[:, 2:count]) / window.sum()
@@ -134,11 +138,15 @@ def segments() -> Segments:
     return Segments(window, norms, unbias(window), unbias(half))
 
 
+def segment_count(size: int) -> int:
+    """Return the number of BM segments of a signal of `size` samples."""
+    return 1 + size // SEGMENT + (size - SEGMENT // 2) // SEGMENT
+
+
 def segment_power(motion: NDArray[np.float32], late: NDArray[np.int64]) -> Floats:
     """Mean square of each windowed segment of `motion`, (band, time): (band, segment)."""
-    size, shape = motion.shape[1], segments()
-    count = int(1 + size // SEGMENT + (size - SEGMENT // 2) // SEGMENT)
-    power = np.empty((len(motion), count))
+    shape = segments()
+    power = np.empty((len(motion), segment_count(motion.shape[1])))
     for row, delay, out in zip(motion, late, power, strict=True):
         kernels.tile_power(row, delay, shape.window, shape.norms, out)
     return power

@@ -7,14 +7,15 @@ batches. `add_hashed` is a noise of our own that costs almost nothing: a number 
 """
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
 from numba import njit
 
-from cadenza_lib.haaqi.simd import exp2, fma, load, log2, splat, sqrt, store  # noqa: F401
+from cadenza_lib.haaqi.simd import load, log2, splat, sqrt, store
 
-__all__ = ["LegacyStream", "add_hashed"]
+__all__ = ["LegacyRows", "LegacyStream", "add_hashed"]
 
 WORDS = 624  # of the Mersenne twister's state
 SHIFT = 397
@@ -61,6 +62,36 @@ class LegacyStream:
             "has_gauss": int(self.counters[1]),
             "gauss": float(self.waiting[0]),
         }
+
+
+class LegacyRows:
+    """The stream cut into rows of equal length, which may be drawn in any order and by several threads.
+
+    pyclarity's order is all bands of the reference, then all bands of the processed signal. A row's place in the
+    stream is not known before all earlier rows are drawn or skipped; what is found is remembered.
+    """
+
+    def __init__(self, state: Any, row_length: int) -> None:
+        self.row_length = row_length
+        self._starts = {0: LegacyStream(state)}
+        self._lock = threading.Lock()
+
+    def add_to(self, row: np.ndarray, gain: float, place: int) -> None:
+        """Add row number `place` of the stream, times `gain`, to a float32 row."""
+        stream = self.start(place)
+        stream.add_to(row, gain)
+        with self._lock:
+            self._starts[place + 1] = stream
+
+    def start(self, place: int) -> LegacyStream:
+        """Return a stream at the start of row number `place`."""
+        with self._lock:
+            known = max(other for other in self._starts if other <= place)
+            stream = self._starts[known].copy()
+            if known < place:
+                stream.skip((place - known) * self.row_length)
+                self._starts[place] = stream.copy()
+            return stream
 
 
 _NOWHERE = np.zeros(0, np.float32)

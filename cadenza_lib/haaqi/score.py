@@ -1,28 +1,27 @@
-"""HAAQI: check the input, run the ear model on both signals, compare, and combine.
+"""HAAQI as it is called: check the input, compare, combine.
 
-`HaaqiReference` holds what depends on the reference, the audiogram and the level alone, and scores any number of
-processed signals; `compute_haaqi` is one use of it. Eight bands at a time go through the whole model, so that memory
-does not grow with the number of bands, and groups of bands are what threads share.
+Conventions: signals are (time,) of one ear, rates are in Hz, `level1` is the dB SPL of a signal whose RMS is 1. The
+package docstring tells where pyclarity's behaviour is odd and what is done about it.
 """
 
 import logging
 import multiprocessing
 import os
-import threading as thread_locks
+import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from clarity.utils.audiogram import Audiogram
 from numpy.typing import ArrayLike, NDArray
 
 from cadenza_lib.errors import AudioError, ParameterError
-from cadenza_lib.haaqi import alignment, ear, features, kernels
-from cadenza_lib.haaqi.ear import BANDS, Ear, Filtered
-from cadenza_lib.haaqi.kernels import LANES
-from cadenza_lib.haaqi.noise import LegacyStream, add_hashed
+from cadenza_lib.haaqi import ear, kernels
+from cadenza_lib.haaqi.comparison import Features, Model, ReferenceSide
+from cadenza_lib.haaqi.ear import BANDS
+from cadenza_lib.haaqi.noise import LegacyRows
 
 __all__ = ["Components", "HaaqiReference", "compute_haaqi", "haaqi_components"]
 
@@ -31,15 +30,6 @@ logger = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Noise = Literal["pyclarity", "hashed"] | None
 Seed = int | np.random.RandomState | None
-
-GROUPS = [slice(first, first + LANES) for first in range(0, BANDS, LANES)]
-BACK_UP = 48  # samples: the processed signal is left 2 ms late, to allow for dispersion
-PRUNE_BELOW = 0.001  # of the reference's maximum: leading and trailing samples below this are cut off
-SHORTEST = features.SEGMENT  # samples at 24 kHz; with fewer there is no whole BM segment
-BYTES_PER_SAMPLE = 4 * LANES * 4  # of one group at work: envelope and motion, both signals, float32
-WORKSPACE_BYTES = 2**29  # threads are not used beyond this, except the first one
-KEPT_BYTES_PER_SAMPLE = 3 * BANDS * 4  # of a kept reference: envelope, motion, neural response
-KEPT_BYTES = 2**30  # references that need more are computed again for each processed signal
 
 
 @dataclass(frozen=True)
@@ -68,9 +58,44 @@ def compute_haaqi(
     noise: Noise = "pyclarity",
     threads: int | None = None,
 ) -> float:
-    """Hearing-Aid Audio Quality Index of one ear: pyclarity's number, faster."""
+    """Hearing-Aid Audio Quality Index of one ear: pyclarity's number, only sooner.
+
+    Parameters
+    ----------
+    processed_signal, reference_signal : (time,)
+        What the listener hears, and the clean original. The longer one is cut to the length of the shorter one.
+    processed_sample_rate, reference_sample_rate : float
+        In Hz, rounded to whole kHz: resample to 24 kHz first if the rate is something like 44.1 kHz.
+    audiogram : clarity.utils.audiogram.Audiogram
+        Hearing thresholds in dB HL, interpolated to 250, 500, 1000, 2000, 4000 and 6000 Hz.
+    equalisation : 1 or 2
+        1: add NAL-R to the reference. 2: it has been added already.
+    level1 : float
+        Level in dB SPL of a signal whose RMS is 1.
+    seed : int, numpy.random.RandomState or None
+        Of the internal noise. With pyclarity's noise, an integer means a generator of its own, a `RandomState` is
+        used and advanced, and None means numpy's global generator, which is advanced as pyclarity would. With hashed
+        noise, an integer; None is 0.
+    noise : "pyclarity", "hashed" or None
+        The same draws as pyclarity's; a cheaper noise of the same level; or none, which is not quite HAAQI.
+    threads : int or None
+        None: as many as this process may use (the cores it is bound to, or OMP_NUM_THREADS), but one in a worker
+        process or thread. More than four are of no use. The score does not depend on it.
+
+    Returns
+    -------
+    float
+        From 0 (bad) to 0.999 (as good as the reference); 1 if both signals are empty.
+
+    Raises
+    ------
+    AudioError
+        If a signal is not (time,) of finite real numbers, the reference is silent, or fewer than 16 ms are left.
+    ParameterError
+        If another argument is out of bounds.
+    """
     reference, processed = np.asarray(reference_signal), np.asarray(processed_signal)
-    if reference.size == 0:
+    if reference.size == 0:  # as in pyclarity
         return 1.0 if processed.size == 0 else 0.0
     return haaqi_components(
         processed_signal, reference_signal, processed_sample_rate, reference_sample_rate, audiogram, equalisation,
@@ -91,7 +116,7 @@ def haaqi_components(
     noise: Noise = "pyclarity",
     threads: int | None = None,
 ) -> Components:
-    """Score as `compute_haaqi` does, with the parts it is made of (pyclarity's `haaqi_v1`)."""
+    """Score as `compute_haaqi` does, and return what the score is made of, like pyclarity's `haaqi_v1`."""
     generator = seed if isinstance(seed, np.random.RandomState) else np.random.mtrand._rand if seed is None else None
     reference = HaaqiReference(
         reference_signal, reference_sample_rate, audiogram, equalisation, level1,
@@ -99,12 +124,36 @@ def haaqi_components(
     )  # fmt: skip
     result = reference.components(processed_signal, processed_sample_rate)
     if noise == "pyclarity" and generator is not None:
-        generator.set_state(reference.state_after)
+        generator.set_state(reference.state_after())
     return result
 
 
 class HaaqiReference:
-    """A reference signal at one ear, ready to be compared with any number of processed signals."""
+    """A reference signal at one ear, to be compared with any number of processed signals.
+
+    The first score computes what depends on the reference alone; further ones cost about half. Signals that are
+    shorter than the reference cut it, as in pyclarity, and a new length means a new start. 9 MB are kept for each
+    second of audio; references longer than two minutes are not kept but computed again.
+
+    Parameters
+    ----------
+    reference_signal : (time,)
+        The clean signal.
+    sample_rate : float
+        In Hz.
+    audiogram, equalisation, level1, noise, threads
+        As for `compute_haaqi`.
+    seed : int, numpy.random.RandomState or None
+        As for `compute_haaqi`, but the generator's state is copied now and its owner does not notice: all processed
+        signals are compared under the same noise.
+    keep : bool
+        Whether to keep the reference's bands in memory at all.
+
+    Raises
+    ------
+    AudioError, ParameterError
+        As `compute_haaqi`.
+    """
 
     def __init__(
         self,
@@ -127,162 +176,69 @@ class HaaqiReference:
             )
         if not np.isfinite(level1):
             raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
-        self.level1 = float(level1)
-        self.equalisation = equalisation
-        self.noise = noise
-        self.keep = keep
-        self.threads = _threads(threads)
-        self._levels = _levels(audiogram)
-        self._ear = Ear.from_levels(self._levels)
-        self._seed = 0 if seed is None else seed
-        self._state = None
-        if noise == "pyclarity":
-            self._state = _generator_state(seed)
-        elif isinstance(seed, np.random.RandomState):
-            raise ParameterError(f"seed is a RandomState, which noise={noise!r} cannot use: give an integer.")
+        if noise == "hashed" and isinstance(seed, np.random.RandomState):
+            raise ParameterError('seed is a RandomState, which noise="hashed" cannot use: give an integer.')
+        self._model = Model(
+            levels=_levels(audiogram),
+            add_nal_r=equalisation == 1,
+            level1=float(level1),
+            noise=noise,
+            seed=int(seed or 0) % 2**64 if noise == "hashed" else 0,
+            state=_generator_state(seed) if noise == "pyclarity" else None,
+            threads=_threads(threads),
+            keep=keep,
+        )
         self._signal = ear.resample(_signal(reference_signal, "reference"), _rate(sample_rate, "reference"))
         if not np.any(self._signal):
-            raise AudioError("The reference is silent: HAAQI needs a reference that can be heard.")
-        self._side: _Side | None = None
-        self._lock = thread_locks.Lock()
-        self.state_after: dict | None = None
+            raise AudioError("The reference signal is silent: HAAQI needs a reference that can be heard.")
+        self._side: ReferenceSide | None = None
+        self._lock = threading.Lock()
+        self._last: tuple[LegacyRows, int] | None = None
+        _announce_compilation()
 
     def score(self, processed: ArrayLike, sample_rate: float) -> float:
         """HAAQI of `processed`, (time,), against this reference."""
         return self.components(processed, sample_rate).score
 
     def score_many(self, processed: Iterable[tuple[ArrayLike, float]]) -> Iterator[float]:
-        """HAAQI of each (signal, sample rate), in order, as they come."""
+        """HAAQI of each (signal, sample rate), one by one as they are asked for."""
         for signal, sample_rate in processed:
             yield self.score(signal, sample_rate)
 
     def components(self, processed: ArrayLike, sample_rate: float) -> Components:
-        """Score and its parts."""
+        """Score and what it is made of."""
         signal = ear.resample(_signal(processed, "processed"), _rate(sample_rate, "processed"))
+        if not np.all(np.isfinite(signal)):
+            raise AudioError("The processed signal is silent, and at rates other than 24 kHz HAAQI divides by its level.")
         size = min(len(self._signal), len(signal))
         with self._lock:
             if self._side is None or self._side.size != size:
-                self._side = _Side(self, size)
+                self._side = ReferenceSide(self._signal[:size], self._model)
             side = self._side
-        return side.compare(signal[:size])
+        found = side.compare(signal[:size])
+        if side.rows is not None:
+            self._last = side.rows, found.audible_segments
+        return _combine(found)
 
-
-class _Side:
-    """The reference cut to the length of the processed signals, and what follows from it."""
-
-    def __init__(self, owner: HaaqiReference, size: int) -> None:
-        self.owner, self.size = owner, size
-        reference = owner._signal[:size]
-        above = np.flatnonzero(np.abs(reference) > PRUNE_BELOW * np.max(np.abs(reference), initial=0.0))
-        if len(above) == 0:
-            raise AudioError(
-                f"The first {size} samples of the reference at 24 kHz, to which the processed signal cuts it, are silent."
-            )
-        self.kept = slice(above[0], above[-1] + 1)
-        pruned = reference[self.kept]
-        if len(pruned) < SHORTEST:
-            raise AudioError(
-                f"The signals have {len(pruned)} samples at 24 kHz in common, without the silence at either end of the "
-                f"reference: HAAQI needs {SHORTEST} (16 ms)."
-            )
-        self.samples = len(pruned)
-        self.centred = reference - reference.mean()
-        self.spectrum = alignment.broadband_spectrum(self.centred)
-        self.middle = ear.middle_ear(ear.nal_r(pruned, owner._levels) if owner.equalisation == 1 else pruned)
-        self.bandwidth = np.empty(BANDS)
-        self.level_db_sl = np.empty(BANDS)
-
-    def compare(self, processed: Floats) -> Components:
-        owner = self.owner
-        centred = processed - processed.mean()
-        delay = alignment.broadband_delay(self.centred, centred, self.spectrum, alignment.broadband_spectrum(centred))
-        aligned = np.zeros((1, self.size))
-        aligned[0] = processed
-        kernels.shift_rows(aligned, np.array([delay - BACK_UP]))
-        middle = ear.middle_ear(aligned[0, self.kept])
-        # pass 1
-        streams = _Streams(owner._state, self.samples) if owner.noise == "pyclarity" else None
-        parts = []
-        filtered = [ear.filter_bands(self.middle, owner._ear, owner.level1, b) for b in GROUPS]
-        bandwidth = np.concatenate([f.bandwidth for f in filtered])
-        late = ear.group_delays(bandwidth)
-        window = features.envelope_window()
-        sx, sy, lx, ly, cv, rms = [], [], [], [], [], []
-        for g, bands in enumerate(GROUPS):
-            x = filtered[g]
-            y = ear.filter_bands(middle, owner._ear, owner.level1, bands)
-            delays = alignment.band_delays(x.envelope, y.envelope, x.motion, y.motion)
-            kernels.shift_rows(y.envelope, delays[0])
-            kernels.shift_rows(y.motion, delays[1])
-            for k, (f, out, lv) in enumerate(((x, sx, lx), (y, sy, ly))):
-                r, fl = ear.to_neural(f.envelope, f.motion, owner._ear, owner.level1, bands, late[bands], window)
-                out.append(features.smooth_envelope(r, fl, self.samples))
-                lv.append(f.level_db_sl)
-                self._add_noise(f.motion, k, bands, streams)
-            power = features.segment_power(x.motion, late[bands])
-            level = features.segment_level(power)
-            rms.append(level)
-            cv.append(features.covariance(x.motion, y.motion, late[bands], level > features.SILENCE_DB_SL))
-        sx, sy, cv, rms = map(np.concatenate, (sx, sy, cv, rms))
-        lx, ly = np.concatenate(lx), np.concatenate(ly)
-        audible = features.audible_segments(sx)
-        ceps = 0.0
-        if len(audible) > 1:
-            ceps = features.cepstral_correlation(features.cepstra(sx, audible), features.cepstra(sy, audible))
-        if streams is not None:
-            owner.state_after = streams.end(len(audible))
-        return _combine(ceps, features.fine_structure_similarity(cv, rms), *features.spectral_differences(lx, ly))
-
-    def _add_noise(self, motion, signal, bands, streams):
-        gain = ear.noise_gain(self.owner.level1)
-        for k, band in enumerate(range(bands.start, bands.stop)):
-            if streams is not None:
-                streams.add_to(motion[k], signal, band, gain)
-            elif self.owner.noise == "hashed":
-                add_hashed(motion[k], gain, self.owner._seed, signal * BANDS + band)
-
-
-class _Streams:
-    """numpy's stream of normals, cut into the bands of the reference and then of the processed signal."""
-
-    def __init__(self, state: dict, samples: int) -> None:
-        self.samples = samples
-        self.starts = {0: LegacyStream(state)}
-        self._lock = thread_locks.Lock()
-
-    def at(self, place: int) -> LegacyStream:
-        """Return a stream at the start of row `place`; a start that is not known yet is found from the one before."""
-        with self._lock:
-            known = max(p for p in self.starts if p <= place)
-            stream = self.starts[known].copy()
-            if known < place:
-                stream.skip((place - known) * self.samples)
-                self.starts[place] = stream.copy()
-            return stream
-
-    def add_to(self, row: NDArray[np.float32], signal: int, band: int, gain: float) -> None:
-        place = signal * BANDS + band
-        stream = self.at(place)
-        stream.add_to(row, gain)
-        with self._lock:
-            self.starts[place + 1] = stream
-
-    def end(self, audible: int) -> dict:
-        """State after the score; pyclarity also draws, and multiplies by zero, noise for the cepstra."""
-        stream = self.at(2 * BANDS)
-        if audible > 1:
+    def state_after(self) -> dict[str, Any]:
+        """State in which pyclarity would have left numpy's generator after the latest score, for ``set_state``."""
+        if self._last is None:
+            raise ParameterError('Nothing has been scored with noise="pyclarity" yet: score a signal first.')
+        rows, audible = self._last
+        stream = rows.start(2 * BANDS)
+        if audible > 1:  # pyclarity draws noise for the cepstra, too, and multiplies it by zero
             stream.skip(2 * BANDS * audible)
         return stream.state()
 
 
-def _combine(cepstral: float, fine: float, loudness_std: float, spectrum_std: float) -> Components:
-    """Kates and Arehart's polynomial."""
-    loudness = min(max(1.0 - loudness_std / 2.5, 0.0), 1.0)
-    spectrum = min(max(1.0 - spectrum_std / 25.0, 0.0), 1.0)
-    nonlinear = 0.754 * cepstral**3 + 0.246 * fine
+def _combine(found: Features) -> Components:
+    """Kates and Arehart 2016: nonlinear, linear and combined model."""
+    loudness = min(max(1.0 - found.loudness_difference / 2.5, 0.0), 1.0)
+    spectrum = min(max(1.0 - found.spectrum_difference / 25.0, 0.0), 1.0)
+    nonlinear = 0.754 * found.cepstral_correlation**3 + 0.246 * found.fine_structure
     linear = 0.329 * loudness + 0.671 * spectrum
     score = 0.336 * nonlinear + 0.001 * linear + 0.501 * nonlinear**2 + 0.161 * linear**2
-    return Components(score, nonlinear, linear, cepstral, fine, loudness, spectrum)
+    return Components(score, nonlinear, linear, found.cepstral_correlation, found.fine_structure, loudness, spectrum)
 
 
 def _signal(signal: ArrayLike, name: str) -> NDArray:
@@ -322,4 +278,20 @@ def _generator_state(seed: Seed) -> dict:
 
 
 def _threads(threads: int | None) -> int:
-    return threads or 1
+    if threads is not None:
+        if threads < 1:
+            raise ParameterError(f"threads is {threads}: give at least 1, or None to let the process decide.")
+        return int(threads)
+    # Whoever runs many scores at once has already shared out the cores.
+    if multiprocessing.parent_process() is not None or threading.current_thread() is not threading.main_thread():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(limit)) if limit.isdigit() and int(limit) > 0 else cores
+
+
+def _announce_compilation() -> None:
+    """Say so if the kernels are not on disk yet: the first score is then late by a minute or so."""
+    kernel = kernels.compress
+    if not kernel.signatures and not any(Path(kernel.stats.cache_path).glob(f"*{kernel.__name__}*.nbi")):
+        logger.info("Compiling HAAQI's kernels to %s, once after installation.", kernel.stats.cache_path)

@@ -1,0 +1,196 @@
+"""Both signals through the ear model, eight bands at a time, and the features compared.
+
+`ReferenceSide` holds what depends on the reference alone; `ReferenceSide.compare` takes one processed signal. The
+groups of bands are independent of each other, which is what threads share.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cadenza_lib.errors import AudioError
+from cadenza_lib.haaqi import alignment, ear, features, kernels
+from cadenza_lib.haaqi.ear import BANDS, Ear
+from cadenza_lib.haaqi.kernels import LANES
+from cadenza_lib.haaqi.noise import LegacyRows, add_hashed
+
+__all__ = ["Features", "Model", "ReferenceSide"]
+
+Floats = NDArray[np.float64]
+
+GROUPS = [slice(first, first + LANES) for first in range(0, BANDS, LANES)]
+BACK_UP = 48  # samples, 2 ms: the processed signal is left late by this, to allow for dispersion
+PRUNE_BELOW = 0.001  # of the reference's maximum: leading and trailing samples below this are cut off
+SHORTEST = features.SEGMENT  # samples at 24 kHz; with fewer there is no whole BM segment
+
+WORKSPACE_PER_SAMPLE = 4 * LANES * 4  # bytes of a group at work: envelope and motion of both signals in float32
+WORKSPACE_BYTES = 2**29  # a second thread is used if both fit into this
+KEPT_PER_SAMPLE = 3 * BANDS * 4  # bytes of a kept reference: envelope, motion and neural response in float32
+KEPT_BYTES = 2**30  # a reference that needs more (two minutes) is computed again for each processed signal
+
+
+@dataclass(frozen=True)
+class Model:
+    """The ear, and how to run it."""
+
+    levels: Floats  # dB HL at `ear.AUDIOGRAM_FREQUENCIES`
+    add_nal_r: bool  # to the reference
+    level1: float  # dB SPL of a signal with RMS 1
+    noise: str | None  # "pyclarity", "hashed" or None
+    seed: int  # of the hashed noise
+    state: dict[str, Any] | None  # of numpy's generator, for pyclarity's noise
+    threads: int
+    keep: bool  # the reference's bands for the next processed signal
+
+    def ear(self) -> Ear:
+        """Return the parameters of the 32 bands."""
+        return Ear.from_levels(self.levels)
+
+
+@dataclass(frozen=True)
+class Features:
+    """What two signals have in common; see `features`."""
+
+    cepstral_correlation: float
+    fine_structure: float
+    loudness_difference: float
+    spectrum_difference: float
+    audible_segments: int  # of the smoothed envelope
+
+
+@dataclass
+class _Group:
+    """Eight bands of the reference: (lane, time) float32 each."""
+
+    envelope: NDArray[np.float32]  # after compression
+    motion: NDArray[np.float32]  # after compression
+    neural: NDArray[np.float32] | None  # motion after adaptation, with noise
+
+
+class ReferenceSide:
+    """The reference cut to the length of the processed signals, and all that follows from it."""
+
+    def __init__(self, reference: Floats, model: Model) -> None:
+        """Take `reference`, (time,) at 24 kHz, as long as the processed signals will be."""
+        above = np.flatnonzero(np.abs(reference) > PRUNE_BELOW * np.max(np.abs(reference)))
+        if len(above) == 0:
+            raise AudioError(
+                f"The reference's first {len(reference)} samples at 24 kHz, which is all of it that the processed "
+                f"signal covers, are silent: HAAQI needs a reference that can be heard."
+            )
+        self.model, self.size = model, len(reference)
+        self._audible_range = slice(above[0], above[-1] + 1)
+        pruned = reference[self._audible_range]
+        self.samples = len(pruned)
+        if self.samples < SHORTEST:
+            raise AudioError(
+                f"The signals share {self.samples} samples at 24 kHz, not counting silence at the ends of the "
+                f"reference: HAAQI needs at least {SHORTEST} (16 ms)."
+            )
+        self._ear = model.ear()
+        self._centred = reference - reference.mean()
+        self._spectrum = alignment.broadband_spectrum(self._centred)
+        self._middle = ear.middle_ear(ear.nal_r(pruned, model.levels) if model.add_nal_r else pruned)
+        self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES
+        self._threads = max(1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS)))
+        self._control = np.concatenate(self._each_group(lambda g: ear.control_rms(self._middle, GROUPS[g])))
+        self._late = ear.group_delays(ear.adjusted_bandwidth(self._control, self._ear, model.level1, slice(None)))
+        self.rows = None if model.state is None else LegacyRows(model.state, self.samples)
+        self._groups: list[_Group | None] = [None] * len(GROUPS)
+        self._locks = [threading.Lock() for _ in GROUPS]
+        # What the groups fill in.
+        self._level_db_sl = np.empty(BANDS)
+        self._smooth = np.empty((BANDS, features.envelope_count(self.samples)))
+        self._tiles_db_sl = np.empty((BANDS, features.segment_count(self.samples)))
+        self._cepstra: features.Cepstra | None = None
+        self._audible = np.empty(0, np.int64)
+
+    def compare(self, processed: Floats) -> Features:
+        """Compare with a processed signal of the same length: (time,) at 24 kHz."""
+        centred = processed - processed.mean()
+        spectrum = alignment.broadband_spectrum(centred)
+        delay = alignment.broadband_delay(self._centred, centred, self._spectrum, spectrum) - BACK_UP
+        aligned = processed[np.newaxis].copy()
+        kernels.shift_rows(aligned, np.array([delay]))
+        middle = ear.middle_ear(aligned[0, self._audible_range])
+        del centred, spectrum, aligned
+
+        smooth, covariances, level_db_sl = map(
+            np.concatenate, zip(*self._each_group(lambda g: self._compare_group(g, middle)), strict=True)
+        )
+        if self._cepstra is None:
+            self._audible = features.audible_segments(self._smooth)
+            if len(self._audible) > 1:
+                self._cepstra = features.cepstra(self._smooth, self._audible)
+        correlation = 0.0
+        if self._cepstra is not None:
+            correlation = features.cepstral_correlation(self._cepstra, features.cepstra(smooth, self._audible))
+        similarity = features.fine_structure_similarity(covariances, self._tiles_db_sl)
+        return Features(
+            correlation, similarity, *features.spectral_differences(self._level_db_sl, level_db_sl), len(self._audible)
+        )
+
+    def _each_group(self, task: Callable[[int], Any]) -> list[Any]:
+        if self._threads == 1:
+            return [task(g) for g in range(len(GROUPS))]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(task, range(len(GROUPS))))
+
+    def _compare_group(self, g: int, middle: Floats) -> tuple[Floats, Floats, Floats]:
+        """Smoothed envelope, (lane, segment), covariances, (lane, segment), and level, (lane,), of eight bands."""
+        bands, model = GROUPS[g], self.model
+        x = self._reference_group(g)
+        control = ear.control_rms(middle, bands)
+        y = ear.filter_bands(middle, self._ear, model.level1, bands, control)
+        delays = alignment.band_delays(x.envelope, y.envelope, x.motion, y.motion)
+        kernels.shift_rows(y.envelope, delays[0])
+        kernels.shift_rows(y.motion, delays[1])
+        if x.neural is None:
+            x.neural = x.motion  # which is not needed any more
+            self._finish_reference(g, x)
+        smooth = self._to_neural(y.envelope, y.motion, g)
+        self._add_noise(y.motion, BANDS + bands.start)
+        audible = self._tiles_db_sl[bands] > features.SILENCE_DB_SL
+        return smooth, features.covariance(x.neural, y.motion, self._late[bands], audible), y.level_db_sl
+
+    def _reference_group(self, g: int) -> _Group:
+        with self._locks[g]:
+            group = self._groups[g]
+            if group is None:
+                bands = GROUPS[g]
+                x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands])
+                self._level_db_sl[bands] = x.level_db_sl
+                group = _Group(x.envelope, x.motion, None)
+                if self._keep:
+                    group.neural = x.motion.copy()
+                    self._finish_reference(g, group)
+                    self._groups[g] = group
+            return group
+
+    def _finish_reference(self, g: int, group: _Group) -> None:
+        """Turn ``group.neural`` from motion into the neural response; keep what is small."""
+        assert group.neural is not None
+        bands = GROUPS[g]
+        self._smooth[bands] = self._to_neural(group.envelope, group.neural, g)
+        self._add_noise(group.neural, bands.start)
+        self._tiles_db_sl[bands] = features.segment_level(features.segment_power(group.neural, self._late[bands]))
+
+    def _to_neural(self, envelope: NDArray[np.float32], motion: NDArray[np.float32], g: int) -> Floats:
+        bands = GROUPS[g]
+        sums = ear.to_neural(
+            envelope, motion, self._ear, self.model.level1, bands, self._late[bands], features.envelope_window()
+        )
+        return features.smooth_envelope(*sums, self.samples)
+
+    def _add_noise(self, motion: NDArray[np.float32], first: int) -> None:
+        gain = ear.noise_gain(self.model.level1)
+        for row, place in zip(motion, range(first, first + LANES), strict=True):
+            if self.rows is not None:
+                self.rows.add_to(row, gain, place)
+            elif self.model.noise == "hashed":
+                add_hashed(row, gain, np.uint64(self.model.seed), place)
