@@ -103,7 +103,8 @@ def resample(signal: NDArray, sample_rate: float) -> Floats:
         return dsp.lfilter(*dsp.cheby2(7, 30, 21.0 / rate_khz), x)  # seventh order, 30 dB down at 10.5 kHz
 
     before, after = (signal, resampled) if source < target else (in_band(signal, source), in_band(resampled, target))
-    gain = np.sqrt(np.mean(before**2)) / np.sqrt(np.mean(after**2))
+    with np.errstate(invalid="ignore"):  # 0 / 0 in silence gives NaN, which the caller looks for
+        gain = np.sqrt(np.mean(before**2)) / np.sqrt(np.mean(after**2))
     return np.asarray(gain * resampled, np.float64)
 
 
