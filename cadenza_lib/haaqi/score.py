@@ -189,7 +189,7 @@ class HaaqiReference:
             keep=keep,
         )
         self._signal = ear.resample(_signal(reference_signal, "reference"), _rate(sample_rate, "reference"))
-        if not np.any(self._signal):
+        if not np.max(np.abs(self._signal)) > 0.0:  # zero, or NaN from resampling silence
             raise AudioError("The reference signal is silent: HAAQI needs a reference that can be heard.")
         self._side: ReferenceSide | None = None
         self._lock = threading.Lock()
