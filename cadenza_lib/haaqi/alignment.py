@@ -28,10 +28,15 @@ MOST_CANDIDATES = 512  # beyond that many nearly equal lags a float64 FFT over t
 
 
 def broadband_spectrum(x: np.ndarray) -> np.ndarray:
-    """Spectrum of one zero-mean signal, padded for `broadband_delay`: (frequency,) complex64."""
-    padded = fft.next_fast_len(2 * len(x) - 1, real=True)
-    scale = np.max(np.abs(x)) or 1.0
-    return fft.rfft((x / scale).astype(np.float32), padded)
+    """Spectrum of one zero-mean signal, padded for `broadband_delay` and scaled to unit energy: complex64."""
+    energy = np.dot(x, x)
+    padded = np.zeros(_padded(len(x)), np.float32)
+    np.multiply(x, 1.0 / np.sqrt(energy) if energy > 0.0 else 0.0, out=padded[: len(x)], casting="same_kind")
+    return fft.rfft(padded)
+
+
+def _padded(size: int) -> int:
+    return int(fft.next_fast_len(2 * size - 1, real=True))
 
 
 def broadband_delay(
@@ -39,23 +44,37 @@ def broadband_delay(
 ) -> int:
     """Samples by which `processed`, (time,), comes after `reference`, (time,): the peak of |cross-correlation|.
 
-    Both must have zero mean and the same length.
+    Both must have zero mean and the same length. `processed_spectrum` is overwritten.
     """
     size = len(reference)
-    padded = fft.next_fast_len(2 * size - 1, real=True)
-    circular = np.abs(fft.irfft(reference_spectrum * np.conj(processed_spectrum), padded, overwrite_x=True))
-    lags_up, lags_down = circular[:size], circular[padded - size + 1 :]  # lags 0 ... size - 1 and 1 - size ... -1
-    peak = max(lags_up.max(), lags_down.max() if size > 1 else 0.0)
-    energy = np.sqrt(np.dot(reference, reference) * np.dot(processed, processed))
-    if peak <= 0.0 or energy == 0.0:
-        return size - 1  # all lags are equal, and the lowest is 1 - size
-    scale = np.max(np.abs(reference)) * np.max(np.abs(processed))
-    bound = peak - 2 * UNSURE * energy / scale
-    candidates = np.concatenate((np.flatnonzero(lags_down >= bound) + 1 - size, np.flatnonzero(lags_up >= bound)))
+    _multiply_by_conjugate(reference_spectrum, processed_spectrum)
+    circular = fft.irfft(processed_spectrum, _padded(size), overwrite_x=True)
+    peak = max(circular.max(), -circular.min())
+    if peak <= 0.0:
+        return size - 1  # silence: all lags are equal, and the lowest is 1 - size
+    candidates = _above(circular, peak - 2 * UNSURE, size)
     if len(candidates) > MOST_CANDIDATES:
         return size - 1 - int(np.argmax(np.abs(signal.correlate(reference, processed, "full", method="fft"))))
     exact = [abs(_dot(reference, processed, lag)) for lag in candidates]
     return -int(candidates[int(np.argmax(exact))])
+
+
+@njit(cache=True, nogil=True)
+def _multiply_by_conjugate(a: np.ndarray, b: np.ndarray) -> None:
+    """``b = a * conj(b)``."""
+    for k in range(len(a)):
+        b[k] = complex(a[k].real * b[k].real + a[k].imag * b[k].imag, a[k].imag * b[k].real - a[k].real * b[k].imag)
+
+
+@njit(cache=True, nogil=True)
+def _above(circular: np.ndarray, bound: float, size: int) -> np.ndarray:
+    """Lags from 1 - size to size - 1, ascending, at which |circular| is at least `bound`."""
+    found = []
+    for lag in range(1 - size, size):
+        value = circular[lag] if lag >= 0 else circular[len(circular) + lag]
+        if abs(value) >= bound:
+            found.append(lag)
+    return np.array(found)
 
 
 def _dot(x: np.ndarray, y: np.ndarray, lag: int) -> float:
@@ -68,20 +87,21 @@ def _dot(x: np.ndarray, y: np.ndarray, lag: int) -> float:
 # the real and imaginary part of one complex signal.
 
 
-def band_delays(x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: np.ndarray) -> np.ndarray:
-    """Samples by which each row of `y_env` comes after `x_env`, and of `y_bm` after `x_bm`.
+def band_delays(
+    x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: np.ndarray, energies: np.ndarray
+) -> np.ndarray:
+    """Samples by which each row of `y_env` comes after `x_env`, and of `y_bm` after `x_bm`: (2, lane).
 
-    Shape: (band, time) float32 each, at most eight bands; returns (2, band).
+    The rows are (lane, time) float32; `energies`, (2, lane), is the root of the product of the two rows' energies.
     """
-    bands, size = x_env.shape
-    coarse = _coarse_correlations(x_env, y_env, x_bm, y_bm)  # (2, band, lag from -SEARCH to SEARCH)
+    size = x_env.shape[1]
+    coarse = _coarse_correlations(x_env, y_env, x_bm, y_bm)
     lags = min(SEARCH, size)
-    delays = np.empty((2, bands), np.int64)
-    for kind, (x, y) in enumerate(((x_env, y_env), (x_bm, y_bm))):
-        energy = np.sqrt(_energies(x) * _energies(y))
-        for b in range(bands):
-            searched = coarse[kind, b, SEARCH + 1 - lags : SEARCH + 1 + min(lags, size - 1)]
-            delays[kind, b] = lags - 1 - _peak(x[b], y[b], searched, 1 - lags, energy[b])
+    searched = slice(SEARCH + 1 - lags, SEARCH + 1 + min(lags, size - 1))
+    delays = np.empty((2, LANES), np.int64)
+    for kind, (x, y, found) in enumerate(((x_env, y_env, coarse.real), (x_bm, y_bm, coarse.imag))):
+        for b in range(LANES):
+            delays[kind, b] = lags - 1 - _peak(x[b], y[b], found[b, searched], 1 - lags, energies[kind, b])
     return delays
 
 
@@ -99,23 +119,6 @@ def _peak(x: np.ndarray, y: np.ndarray, coarse: np.ndarray, first_lag: int, ener
     exact = np.empty(len(candidates))
     _correlations(x, y, candidates + first_lag, exact)
     return int(candidates[int(np.argmax(exact))])
-
-
-@njit(cache=True, nogil=True)
-def _energies(rows: np.ndarray) -> np.ndarray:
-    """Sum of squares of each row."""
-    out = np.empty(rows.shape[0])
-    for b in range(rows.shape[0]):
-        row = rows[b]
-        lane = splat(0.0, LANES)
-        whole = len(row) // LANES * LANES
-        for n in range(0, whole, LANES):
-            v = load_as_float64(row, n, LANES)
-            lane = fma(v, v, lane)
-        out[b] = total(lane)
-        for n in range(whole, len(row)):
-            out[b] += np.float64(row[n]) * np.float64(row[n])
-    return out
 
 
 @njit(cache=True, nogil=True)
@@ -151,15 +154,27 @@ def _correlations(x: np.ndarray, y: np.ndarray, lags: np.ndarray, out: np.ndarra
 
 
 def _coarse_correlations(x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: np.ndarray) -> np.ndarray:
-    """Correlations at lags -SEARCH ... SEARCH, block by block through float32 FFTs: (2, band, lag)."""
-    bands = x_env.shape[0]
-    twiddles, here, there, order = _plan()
-    sums = np.zeros((4, len(here), LANES), np.float32)
-    _cross_spectra(x_env, y_env, x_bm, y_bm, twiddles, here, there, sums.reshape(4, -1))
-    spectra = np.stack((sums[0] + 1j * sums[1], sums[2] + 1j * sums[3]))[:, order, :bands]
-    # The two halves of the packed spectrum were not divided by two: a factor four in each product.
-    circular = fft.irfft(spectra, FFT_SIZE, axis=1) / 4.0
-    return np.moveaxis(circular[:, : 2 * SEARCH + 1], 1, 2)
+    """Correlations at lags -SEARCH ... SEARCH, block by block through float32 FFTs: (band, lag), BM as imaginary part."""
+    twiddles, here, there, frequencies = _plan()
+    sums = np.zeros((4, len(here) * LANES), np.float32)
+    _cross_spectra(x_env, y_env, x_bm, y_bm, twiddles, here, there, sums)
+    packed = np.empty((LANES, FFT_SIZE), np.complex64)
+    _pack(sums, frequencies, packed)
+    return fft.ifft(packed, overwrite_x=True)[:, : 2 * SEARCH + 1]
+
+
+@njit(cache=True, nogil=True)
+def _pack(sums: np.ndarray, frequencies: np.ndarray, packed: np.ndarray) -> None:
+    """Spectrum of (envelope correlation) + j (BM correlation) from the two cross-spectra at f = 0 ... half."""
+    quarter = np.float32(0.25)  # the two halves of the packed spectra were not divided by two
+    for k in range(len(frequencies)):
+        f = frequencies[k]
+        mirror = (FFT_SIZE - f) % FFT_SIZE
+        for b in range(LANES):
+            at = k * LANES + b
+            er, ei, mr, mi = sums[0, at], sums[1, at], sums[2, at], sums[3, at]
+            packed[b, f] = complex(quarter * (er - mi), quarter * (ei + mr))
+            packed[b, mirror] = complex(quarter * (er + mi), quarter * (mr - ei))
 
 
 def _frequencies() -> np.ndarray:
@@ -176,7 +191,7 @@ def _frequencies() -> np.ndarray:
 
 @cache
 def _plan() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Twiddle factors, the positions of the frequencies f and -f for f = 0 ... half, and where f stands among them."""
+    """Twiddle factors, the positions of the frequencies f and -f for f = 0 ... half in some order, and these f."""
     frequencies = _frequencies()
     position = np.argsort(frequencies)
     here = np.sort(position[: FFT_SIZE // 2 + 1])  # in ascending order, because the cache likes it
@@ -187,7 +202,7 @@ def _plan() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         w = np.exp(-2j * np.pi * np.arange(length // 4) / length)
         rows.append(np.stack((w.real, w.imag, (w**2).real, (w**2).imag, (w**3).real, (w**3).imag), axis=1))
         length //= 4
-    return np.concatenate(rows).astype(np.float32).ravel(), here, there, np.argsort(frequencies[here])
+    return np.concatenate(rows).astype(np.float32).ravel(), here, there, frequencies[here]
 
 
 @njit(cache=True, nogil=True)
@@ -252,22 +267,18 @@ def _fill_half(lanes: np.ndarray, lane: int, rows: np.ndarray, start: int, stop:
 @njit(cache=True, nogil=True)
 def _fft(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray) -> None:
     """In-place complex FFT of 16 lanes, decimation in frequency; the output order is `_frequencies`."""
-    quarter = FFT_SIZE // 4
+    # The table of a stage of length L begins at FFT_SIZE / 4 + ... = (FFT_SIZE - L) / 3. Each part is finished before
+    # the next, so that it stays in cache: 8192 points in the second level, 2048 and 512 points; 128 in the first.
     _stage(re, im, twiddles, 0, FFT_SIZE, 0, FFT_SIZE)
-    # From here on each quarter is finished before the next, so that it stays in cache.
-    for base in range(0, FFT_SIZE, quarter):
-        table, length = quarter, quarter
-        while length >= 4:
-            _stage(re, im, twiddles, base, quarter, table, length)
-            table += length // 4
-            length //= 4
-        if length == 2:
-            for n in range(base * 16, (base + quarter) * 16, 32):
-                a, b, c, d = load(re, n, 16), load(re, n + 16, 16), load(im, n, 16), load(im, n + 16, 16)
-                store(re, n, a + b)
-                store(re, n + 16, a - b)
-                store(im, n, c + d)
-                store(im, n + 16, c - d)
+    for quarter in range(0, FFT_SIZE, 2048):
+        _stage(re, im, twiddles, quarter, 2048, (FFT_SIZE - 2048) // 3, 2048)
+        for part in range(quarter, quarter + 2048, 512):
+            _stage(re, im, twiddles, part, 512, (FFT_SIZE - 512) // 3, 512)
+            for base in range(part, part + 512, 128):
+                _stage(re, im, twiddles, base, 128, (FFT_SIZE - 128) // 3, 128)
+                _stage(re, im, twiddles, base, 128, (FFT_SIZE - 32) // 3, 32)
+                for n in range(base * 16, (base + 128) * 16, 8 * 16):
+                    _eight(re, im, n)
 
 
 @njit(cache=True, nogil=True)
@@ -280,22 +291,63 @@ def _stage(
     for group in range(base, base + span, length):
         for k in range(quarter):
             at = (table + k) * 6
-            w1r, w1i = splat(twiddles[at], 16), splat(twiddles[at + 1], 16)
-            w2r, w2i = splat(twiddles[at + 2], 16), splat(twiddles[at + 3], 16)
-            w3r, w3i = splat(twiddles[at + 4], 16), splat(twiddles[at + 5], 16)
             n = (group + k) * 16
-            ar, br, cr, dr = load(re, n, 16), load(re, n + step, 16), load(re, n + 2 * step, 16), load(re, n + 3 * step, 16)
-            ai, bi, ci, di = load(im, n, 16), load(im, n + step, 16), load(im, n + 2 * step, 16), load(im, n + 3 * step, 16)
-            er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
-            gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
-            store(re, n, er + gr)
-            store(im, n, ei + gi)
-            ur, ui = fr + hi, fi - hr  # f - j h
-            store(re, n + step, ur * w1r - ui * w1i)
-            store(im, n + step, fma(ur, w1i, ui * w1r))
-            ur, ui = er - gr, ei - gi
-            store(re, n + 2 * step, ur * w2r - ui * w2i)
-            store(im, n + 2 * step, fma(ur, w2i, ui * w2r))
-            ur, ui = fr - hi, fi + hr  # f + j h
-            store(re, n + 3 * step, ur * w3r - ui * w3i)
-            store(im, n + 3 * step, fma(ur, w3i, ui * w3r))
+            a, b, c, d = _butterfly(
+                load(re, n, 16), load(im, n, 16), load(re, n + step, 16), load(im, n + step, 16),
+                load(re, n + 2 * step, 16), load(im, n + 2 * step, 16),
+                load(re, n + 3 * step, 16), load(im, n + 3 * step, 16),
+            )  # fmt: skip
+            store(re, n, a[0])
+            store(im, n, a[1])
+            _store_product(re, im, n + step, b, splat(twiddles[at], 16), splat(twiddles[at + 1], 16))
+            _store_product(re, im, n + 2 * step, c, splat(twiddles[at + 2], 16), splat(twiddles[at + 3], 16))
+            _store_product(re, im, n + 3 * step, d, splat(twiddles[at + 4], 16), splat(twiddles[at + 5], 16))
+
+
+@njit(cache=True, nogil=True)
+def _butterfly(ar, ai, br, bi, cr, ci, dr, di):  # type: ignore[no-untyped-def]
+    """Four-point DFT of a, b, c, d."""
+    er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
+    gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
+    return (er + gr, ei + gi), (fr + hi, fi - hr), (er - gr, ei - gi), (fr - hi, fi + hr)
+
+
+@njit(cache=True, nogil=True)
+def _store_product(re, im, n, value, wr, wi):  # type: ignore[no-untyped-def]
+    store(re, n, value[0] * wr - value[1] * wi)
+    store(im, n, fma(value[0], wi, value[1] * wr))
+
+
+@njit(cache=True, nogil=True)
+def _eight(re: np.ndarray, im: np.ndarray, n: int) -> None:
+    """Eight-point DFT, the last two stages in registers."""
+    root = splat(np.float32(np.sqrt(0.5)), 16)
+    a, b, c, d = _butterfly(
+        load(re, n, 16), load(im, n, 16), load(re, n + 32, 16), load(im, n + 32, 16),
+        load(re, n + 64, 16), load(im, n + 64, 16), load(re, n + 96, 16), load(im, n + 96, 16),
+    )  # fmt: skip
+    e, f, g, h = _butterfly(
+        load(re, n + 16, 16), load(im, n + 16, 16), load(re, n + 48, 16), load(im, n + 48, 16),
+        load(re, n + 80, 16), load(im, n + 80, 16), load(re, n + 112, 16), load(im, n + 112, 16),
+    )  # fmt: skip
+    # Twiddle factors (1 - j) / sqrt(2), -j and -(1 + j) / sqrt(2).
+    f = ((f[0] + f[1]) * root, (f[1] - f[0]) * root)
+    minus_h = ((h[0] - h[1]) * root, (h[0] + h[1]) * root)
+    _store_pair(re, im, n, a, e)
+    _store_pair(re, im, n + 32, b, f)
+    store(re, n + 64, c[0] + g[1])
+    store(im, n + 64, c[1] - g[0])
+    store(re, n + 80, c[0] - g[1])
+    store(im, n + 80, c[1] + g[0])
+    store(re, n + 96, d[0] - minus_h[0])
+    store(im, n + 96, d[1] - minus_h[1])
+    store(re, n + 112, d[0] + minus_h[0])
+    store(im, n + 112, d[1] + minus_h[1])
+
+
+@njit(cache=True, nogil=True)
+def _store_pair(re, im, n, a, b):  # type: ignore[no-untyped-def]
+    store(re, n, a[0] + b[0])
+    store(im, n, a[1] + b[1])
+    store(re, n + 16, a[0] - b[0])
+    store(im, n + 16, a[1] - b[1])

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,7 @@ class _Group:
 
     envelope: NDArray[np.float32]  # after compression
     motion: NDArray[np.float32]  # after compression
+    energy: Floats  # (2, lane), of envelope and motion
     neural: NDArray[np.float32] | None  # motion after adaptation, with noise
 
 
@@ -120,9 +122,19 @@ class ReferenceSide:
         middle = ear.middle_ear(aligned[0, self._audible_range])
         del centred, spectrum, aligned
 
-        smooth, covariances, level_db_sl = map(
-            np.concatenate, zip(*self._each_group(lambda g: self._compare_group(g, middle)), strict=True)
-        )
+        # One set of rows for each thread: fresh memory costs as much as filtering into it.
+        spare: SimpleQueue[NDArray[np.float32]] = SimpleQueue()
+        for _ in range(self._threads):
+            spare.put(np.empty((2 if self._keep else 4, LANES, self.samples), np.float32))
+
+        def task(g: int) -> tuple[Floats, Floats, Floats]:
+            rows = spare.get()
+            try:
+                return self._compare_group(g, middle, rows)
+            finally:
+                spare.put(rows)
+
+        smooth, covariances, level_db_sl = map(np.concatenate, zip(*self._each_group(task), strict=True))
         if self._cepstra is None:
             self._audible = features.audible_segments(self._smooth)
             if len(self._audible) > 1:
@@ -141,13 +153,14 @@ class ReferenceSide:
         with ThreadPoolExecutor(self._threads) as pool:
             return list(pool.map(task, range(len(GROUPS))))
 
-    def _compare_group(self, g: int, middle: Floats) -> tuple[Floats, Floats, Floats]:
+    def _compare_group(self, g: int, middle: Floats, rows: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
         """Smoothed envelope, (lane, segment), covariances, (lane, segment), and level, (lane,), of eight bands."""
         bands, model = GROUPS[g], self.model
-        x = self._reference_group(g)
+        x = self._reference_group(g, rows[2:])
         control = ear.control_rms(middle, bands)
-        y = ear.filter_bands(middle, self._ear, model.level1, bands, control)
-        delays = alignment.band_delays(x.envelope, y.envelope, x.motion, y.motion)
+        y = ear.filter_bands(middle, self._ear, model.level1, bands, control, rows[:2])
+        energies = np.sqrt(x.energy * y.energy)
+        delays = alignment.band_delays(x.envelope, y.envelope, x.motion, y.motion, energies)
         kernels.shift_rows(y.envelope, delays[0])
         kernels.shift_rows(y.motion, delays[1])
         if x.neural is None:
@@ -158,14 +171,15 @@ class ReferenceSide:
         audible = self._tiles_db_sl[bands] > features.SILENCE_DB_SL
         return smooth, features.covariance(x.neural, y.motion, self._late[bands], audible), y.level_db_sl
 
-    def _reference_group(self, g: int) -> _Group:
+    def _reference_group(self, g: int, rows: NDArray[np.float32]) -> _Group:
         with self._locks[g]:
             group = self._groups[g]
             if group is None:
                 bands = GROUPS[g]
-                x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands])
+                rows = np.empty((2, LANES, self.samples), np.float32) if self._keep else rows
+                x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands], rows)
                 self._level_db_sl[bands] = x.level_db_sl
-                group = _Group(x.envelope, x.motion, None)
+                group = _Group(x.envelope, x.motion, x.energy, None)
                 if self._keep:
                     group.neural = x.motion.copy()
                     self._finish_reference(g, group)

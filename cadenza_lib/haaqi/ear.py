@@ -141,6 +141,7 @@ class Filtered:
 
     envelope: NDArray[np.float32]  # (lane, time)
     motion: NDArray[np.float32]  # (lane, time)
+    energy: Floats  # (2, lane), of envelope and motion
     level_db_sl: Floats  # (lane,), long-term average after compression
 
 
@@ -175,10 +176,12 @@ def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: slice) -
     return ear.bandwidth[bands] + share * (_control_bandwidth()[bands] - ear.bandwidth[bands])
 
 
-def filter_bands(signal: Floats, ear: Ear, level1: float, bands: slice, control: Floats) -> Filtered:
+def filter_bands(
+    signal: Floats, ear: Ear, level1: float, bands: slice, control: Floats, rows: NDArray[np.float32]
+) -> Filtered:
     """Filter `signal`, (time,) after the middle ear, with eight bands and compress their output.
 
-    `control` is what `control_rms` found for these bands.
+    `control` is what `control_rms` found for these bands; `rows`, (2, lane, time), becomes envelope and motion.
     """
     centre, size = centre_frequencies()[bands], len(signal)
     bandwidth = adjusted_bandwidth(control, ear, level1, bands)
@@ -189,12 +192,12 @@ def filter_bands(signal: Floats, ear: Ear, level1: float, bands: slice, control:
     exponent = -slope / 2.0
     offset = -ear.ohc_db[bands] / kernels.DB_PER_OCTAVE - exponent * np.log2(lowest)
     b, a = dsp.butter(1, GAIN_SMOOTHING_HZ / (0.5 * SAMPLE_RATE))
-    envelope, motion = np.empty((LANES, size), np.float32), np.empty((LANES, size), np.float32)
-    power = kernels.compress(
+    power, *energy = kernels.compress(
         signal, _gammatone(_control_bandwidth()[bands], centre), _gammatone(bandwidth, centre), *_carrier(centre),
-        np.concatenate((lowest, highest, exponent, offset)), np.array([b[0], -a[1]]), envelope, motion,
+        np.concatenate((lowest, highest, exponent, offset)), np.array([b[0], -a[1]]), rows[0], rows[1],
     )  # fmt: skip
-    return Filtered(envelope, motion, _average_level(np.sqrt(power / size), control, ear, level1, bands))
+    level = _average_level(np.sqrt(power / size), control, ear, level1, bands)
+    return Filtered(rows[0], rows[1], np.array(energy), level)
 
 
 def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands: slice) -> Floats:

@@ -85,8 +85,8 @@ def compress(
     """Filter with the control and the adjusted filter and compress; fill `envelope` and `motion`, both (lane, time).
 
     `control` and `band` are as in `control_power`; `compression` is (lowest power, highest power, exponent,
-    binary logarithm of the gain at power one) x lane; `lowpass` the gain smoother's (b, a1). Returns the sum over time
-    of the squared envelope before compression.
+    binary logarithm of the gain at power one) x lane; `lowpass` the gain smoother's (b, a1). Returns sums over
+    time of squares, (3, lane): the envelope before compression, the envelope and the motion after it.
     """
     pole, b1, b2 = load(band, 0, LANES), load(band, LANES, LANES), load(band, 2 * LANES, LANES)
     c_pole, c_b1, c_b2 = load(control, 0, LANES), load(control, LANES, LANES), load(control, 2 * LANES, LANES)
@@ -101,7 +101,7 @@ def compress(
     c, s = splat(1.0, LANES), zero
     r1 = r2 = r3 = r4 = r5 = r6 = i1 = i2 = i3 = i4 = i5 = i6 = zero
     p1 = p2 = p3 = p4 = p5 = p6 = q1 = q2 = q3 = q4 = q5 = q6 = zero  # the same for the control filter
-    energy = last = smoothed = zero
+    energy = energy_e = energy_m = last = smoothed = zero
     power = np.empty(TILE * LANES)
     square = np.empty(TILE * LANES)
     moved = np.empty(TILE * LANES)
@@ -139,8 +139,12 @@ def compress(
             applied = smoothed * gain
             magnitude = load(square, t * LANES, LANES)
             energy = energy + magnitude
-            store(square, t * LANES, applied * sqrt(magnitude))
-            store(moved, t * LANES, applied * load(moved, t * LANES, LANES))
+            value = applied * load(moved, t * LANES, LANES)
+            energy_m = fma(value, value, energy_m)
+            store(moved, t * LANES, value)
+            value = applied * sqrt(magnitude)
+            energy_e = fma(value, value, energy_e)
+            store(square, t * LANES, value)
         whole = count // 8 * 8
         for t in range(0, whole, 8):
             store_columns(square, t * LANES, flat_e, starts, start + t)
@@ -149,8 +153,10 @@ def compress(
             for b in range(LANES):
                 envelope[b, start + t] = square[t * LANES + b]
                 motion[b, start + t] = moved[t * LANES + b]
-    out = np.empty(LANES)
-    store(out, 0, energy * gain * gain)
+    out = np.empty((3, LANES))
+    store(out[0], 0, energy * gain * gain)
+    store(out[1], 0, energy_e)
+    store(out[2], 0, energy_m)
     return out
 
 
