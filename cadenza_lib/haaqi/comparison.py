@@ -6,7 +6,7 @@ groups of bands are independent of each other, which is what threads share.
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any
@@ -74,6 +74,16 @@ class _Group:
     neural: NDArray[np.float32] | None  # motion after adaptation, with noise
 
 
+class _Inline(Executor):
+    """Run each task when it is submitted, in the caller's thread."""
+
+    def submit(self, task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return the task's outcome."""
+        future: Future[Any] = Future()
+        future.set_result(task(*args, **kwargs))
+        return future
+
+
 class ReferenceSide:
     """The reference cut to the length of the processed signals, and all that follows from it."""
 
@@ -96,16 +106,17 @@ class ReferenceSide:
             )
         self._ear = model.ear()
         self._centred = reference - reference.mean()
-        self._spectrum = alignment.broadband_spectrum(self._centred)
-        self._middle = ear.middle_ear(ear.nal_r(pruned, model.levels) if model.add_nal_r else pruned)
+        self._pruned = pruned
         self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES
         self._threads = max(1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS)))
-        self._control = np.concatenate(self._each_group(lambda g: ear.control_rms(self._middle, GROUPS[g])))
-        self._late = ear.group_delays(ear.adjusted_bandwidth(self._control, self._ear, model.level1, slice(None)))
         self.rows = None if model.state is None else LegacyRows(model.state, self.samples)
         self._groups: list[_Group | None] = [None] * len(GROUPS)
+        self._lock = threading.Lock()
         self._locks = [threading.Lock() for _ in GROUPS]
-        # What the groups fill in.
+        # What the first comparison fills in.
+        self._spectrum: NDArray[np.complex64] | None = None
+        self._middle: Floats | None = None
+        self._control = self._late = np.empty(0)
         self._level_db_sl = np.empty(BANDS)
         self._smooth = np.empty((BANDS, features.envelope_count(self.samples)))
         self._tiles_db_sl = np.empty((BANDS, features.segment_count(self.samples)))
@@ -114,31 +125,44 @@ class ReferenceSide:
 
     def compare(self, processed: Floats) -> Features:
         """Compare with a processed signal of the same length: (time,) at 24 kHz."""
-        centred = processed - processed.mean()
-        spectrum = alignment.broadband_spectrum(centred)
-        delay = alignment.broadband_delay(self._centred, centred, self._spectrum, spectrum) - BACK_UP
-        aligned = processed[np.newaxis].copy()
-        kernels.shift_rows(aligned, np.array([delay]))
-        middle = ear.middle_ear(aligned[0, self._audible_range])
-        del centred, spectrum, aligned
-
         # One set of rows for each thread: fresh memory costs as much as filtering into it.
         spare: SimpleQueue[NDArray[np.float32]] = SimpleQueue()
         for _ in range(self._threads):
             spare.put(np.empty((2 if self._keep else 4, LANES, self.samples), np.float32))
 
-        def task(g: int) -> tuple[Floats, Floats, Floats]:
-            rows = spare.get()
-            try:
-                return self._compare_group(g, middle, rows)
-            finally:
-                spare.put(rows)
+        with ThreadPoolExecutor(self._threads) if self._threads > 1 else _Inline() as pool:
+            # A task waits only for tasks before it, so that no number of threads can lock up.
+            reference_spectrum = pool.submit(self._reference_spectrum)
+            centred = processed - processed.mean()
+            processed_spectrum = pool.submit(alignment.broadband_spectrum, centred)
+            filtered_reference = pool.submit(self._filter_reference)
 
-        smooth, covariances, level_db_sl = map(np.concatenate, zip(*self._each_group(task), strict=True))
-        if self._cepstra is None:
-            self._audible = features.audible_segments(self._smooth)
-            if len(self._audible) > 1:
-                self._cepstra = features.cepstra(self._smooth, self._audible)
+            def align() -> Floats:
+                spectra = reference_spectrum.result(), processed_spectrum.result()
+                delay = alignment.broadband_delay(self._centred, centred, *spectra)
+                aligned = processed[np.newaxis].copy()
+                kernels.shift_rows(aligned, np.array([delay - BACK_UP]))
+                return ear.middle_ear(aligned[0, self._audible_range])
+
+            middle = pool.submit(align)
+
+            def compare_group(g: int) -> tuple[Floats, Floats, Floats]:
+                rows = spare.get()
+                try:
+                    filtered_reference.result()
+                    group = self._reference_group(g, rows[2:])
+                    return self._compare_group(g, group, middle.result(), rows[:2])
+                finally:
+                    spare.put(rows)
+
+            groups = [pool.submit(compare_group, g) for g in range(len(GROUPS))]
+            smooth, covariances, level_db_sl = map(np.concatenate, zip(*(g.result() for g in groups), strict=True))
+
+        with self._lock:
+            if self._cepstra is None:
+                self._audible = features.audible_segments(self._smooth)
+                if len(self._audible) > 1:
+                    self._cepstra = features.cepstra(self._smooth, self._audible)
         correlation = 0.0
         if self._cepstra is not None:
             correlation = features.cepstral_correlation(self._cepstra, features.cepstra(smooth, self._audible))
@@ -147,18 +171,30 @@ class ReferenceSide:
             correlation, similarity, *features.spectral_differences(self._level_db_sl, level_db_sl), len(self._audible)
         )
 
-    def _each_group(self, task: Callable[[int], Any]) -> list[Any]:
-        if self._threads == 1:
-            return [task(g) for g in range(len(GROUPS))]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(task, range(len(GROUPS))))
+    def _reference_spectrum(self) -> NDArray[np.complex64]:
+        with self._lock:
+            if self._spectrum is None:
+                self._spectrum = alignment.broadband_spectrum(self._centred)
+            return self._spectrum
 
-    def _compare_group(self, g: int, middle: Floats, rows: NDArray[np.float32]) -> tuple[Floats, Floats, Floats]:
+    def _filter_reference(self) -> None:
+        """Reference after the middle ear, its level in the control filters, and the group delays."""
+        with self._lock:
+            if self._middle is None:
+                model, signal = self.model, self._pruned
+                middle = ear.middle_ear(ear.nal_r(signal, model.levels) if model.add_nal_r else signal)
+                self._control = np.concatenate([ear.control_rms(middle, bands) for bands in GROUPS])
+                bandwidth = ear.adjusted_bandwidth(self._control, self._ear, model.level1, slice(None))
+                self._late = ear.group_delays(bandwidth)
+                self._middle = middle
+
+    def _compare_group(
+        self, g: int, x: _Group, middle: Floats, rows: NDArray[np.float32]
+    ) -> tuple[Floats, Floats, Floats]:
         """Smoothed envelope, (lane, segment), covariances, (lane, segment), and level, (lane,), of eight bands."""
         bands, model = GROUPS[g], self.model
-        x = self._reference_group(g, rows[2:])
         control = ear.control_rms(middle, bands)
-        y = ear.filter_bands(middle, self._ear, model.level1, bands, control, rows[:2])
+        y = ear.filter_bands(middle, self._ear, model.level1, bands, control, rows)
         energies = np.sqrt(x.energy * y.energy)
         delays = alignment.band_delays(x.envelope, y.envelope, x.motion, y.motion, energies)
         kernels.shift_rows(y.envelope, delays[0])
@@ -176,6 +212,7 @@ class ReferenceSide:
             group = self._groups[g]
             if group is None:
                 bands = GROUPS[g]
+                assert self._middle is not None
                 rows = np.empty((2, LANES, self.samples), np.float32) if self._keep else rows
                 x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands], rows)
                 self._level_db_sl[bands] = x.level_db_sl

@@ -113,14 +113,15 @@ def _twist(key: np.ndarray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _temper(key: np.ndarray, out: np.ndarray, at: int, first: int) -> None:
-    for i in range(first, WORDS):
+def _temper(key: np.ndarray, out: np.ndarray) -> None:
+    """Scramble the words of the state into random words."""
+    for i in range(len(key)):
         y = key[i]
         y ^= y >> np.uint32(11)
         y ^= (y << np.uint32(7)) & np.uint32(0x9D2C5680)
         y ^= (y << np.uint32(15)) & np.uint32(0xEFC60000)
         y ^= y >> np.uint32(18)
-        out[at + i - first] = y
+        out[i] = y
 
 
 @njit(cache=True, nogil=True)
@@ -138,7 +139,7 @@ def _legacy(
     words = np.empty(BUFFER, np.uint32)
     have = used = 0  # words in the buffer, and how many of them are spent
     if counters[0] < WORDS:
-        _temper(key, words, 0, counters[0])
+        _temper(key[counters[0] :], words)
         have = WORDS - counters[0]
     x1, x2, r2 = np.empty(BATCH), np.empty(BATCH), np.empty(BATCH)
     kept1, kept2, kept_r = np.empty(BATCH + 8), np.empty(BATCH + 8), np.ones(BATCH + 8)
@@ -151,12 +152,13 @@ def _legacy(
             have, used = have - used, 0
             while have < 4 * trials:
                 _twist(key)
-                _temper(key, words, have, 0)
+                _temper(key, words[have:])
                 have += WORDS
+        batch = words[used : used + 4 * trials]
         for k in range(trials):
-            w = used + 4 * k
-            a, b = np.float64(np.int32(words[w] >> np.uint32(5))), np.float64(np.int32(words[w + 1] >> np.uint32(6)))
-            c, d = np.float64(np.int32(words[w + 2] >> np.uint32(5))), np.float64(np.int32(words[w + 3] >> np.uint32(6)))
+            w = 4 * k
+            a, b = np.float64(np.int32(batch[w] >> np.uint32(5))), np.float64(np.int32(batch[w + 1] >> np.uint32(6)))
+            c, d = np.float64(np.int32(batch[w + 2] >> np.uint32(5))), np.float64(np.int32(batch[w + 3] >> np.uint32(6)))
             u = 2.0 * ((a * 67108864.0 + b) / 9007199254740992.0) - 1.0
             v = 2.0 * ((c * 67108864.0 + d) / 9007199254740992.0) - 1.0
             x1[k], x2[k], r2[k] = u, v, u * u + v * v
