@@ -96,8 +96,8 @@ def tone(x):
     return 0.5 * np.sin(2 * np.pi * 1000 / 24000 * np.arange(len(x)))
 
 
+# Processing, seconds, audiogram, options.
 CASES = {
-    # name: (processing, seconds, audiogram, options)
     "identical": (lambda x: x, 1.0, "sloping", {"level1": 85.0, "equalisation": 2}),
     "identical, NAL-R added": (lambda x: x, 0.7, "sloping", {}),
     "noise": (noisy, 1.0, "sloping", {"level1": 85.0}),

@@ -43,7 +43,7 @@ class Model:
     add_nal_r: bool  # to the reference
     level1: float  # dB SPL of a signal with RMS 1
     noise: str | None  # "pyclarity", "hashed" or None
-    seed: int  # of the hashed noise
+    seed: np.uint64  # of the hashed noise
     state: dict[str, Any] | None  # of numpy's generator, for pyclarity's noise
     threads: int
     keep: bool  # the reference's bands for the next processed signal
@@ -108,7 +108,9 @@ class ReferenceSide:
         self._centred = reference - reference.mean()
         self._pruned = pruned
         self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES
-        self._threads = max(1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS)))
+        self._threads = max(
+            1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS))
+        )
         self.rows = None if model.state is None else LegacyRows(model.state, self.samples)
         self._groups: list[_Group | None] = [None] * len(GROUPS)
         self._lock = threading.Lock()
@@ -116,7 +118,8 @@ class ReferenceSide:
         # What the first comparison fills in.
         self._spectrum: NDArray[np.complex64] | None = None
         self._middle: Floats | None = None
-        self._control = self._late = np.empty(0)
+        self._control = np.empty(0)
+        self._late = np.empty(0, np.int64)
         self._level_db_sl = np.empty(BANDS)
         self._smooth = np.empty((BANDS, features.envelope_count(self.samples)))
         self._tiles_db_sl = np.empty((BANDS, features.segment_count(self.samples)))
@@ -178,7 +181,7 @@ class ReferenceSide:
             return self._spectrum
 
     def _filter_reference(self) -> None:
-        """Reference after the middle ear, its level in the control filters, and the group delays."""
+        """Find the reference after the middle ear, its level in the control filters, and the group delays."""
         with self._lock:
             if self._middle is None:
                 model, signal = self.model, self._pruned
@@ -244,4 +247,4 @@ class ReferenceSide:
             if self.rows is not None:
                 self.rows.add_to(row, gain, place)
             elif self.model.noise == "hashed":
-                add_hashed(row, gain, np.uint64(self.model.seed), place)
+                add_hashed(row, gain, self.model.seed, place)

@@ -210,7 +210,7 @@ def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands:
 
 
 def group_delays(bandwidth: Floats) -> NDArray[np.int64]:
-    """Samples by which each band must wait for the slowest: (band,), from the filters' group delay at 0 Hz."""
+    """Return the samples that each band must wait for the slowest: (band,), by the filters' group delay at 0 Hz."""
     pole, b1, b2, _ = _gammatone(bandwidth, centre_frequencies()).reshape(4, -1)
     delay = np.rint((b1 + 2.0 * b2) / (1.0 + b1 + b2) + 4.0 * pole / (1.0 - pole)).astype(np.int64)
     return delay.max() - delay

@@ -5,15 +5,17 @@ Kates and Arehart 2016, section III. All functions take 32 bands at once; the la
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 from scipy import signal as dsp
 
-from cadenza_lib.haaqi import kernels
+from cadenza_lib.haaqi import covariance as segment_kernels
+from cadenza_lib.haaqi.covariance import MAX_LAG
 from cadenza_lib.haaqi.ear import BANDS, SAMPLE_RATE, centre_frequencies
-from cadenza_lib.haaqi.kernels import HOP, MAX_LAG, SMALL
+from cadenza_lib.haaqi.kernels import HOP, SMALL
 
 __all__ = [
     "Cepstra", "Segments", "audible_segments", "cepstra", "cepstral_correlation", "covariance", "envelope_count",
@@ -36,7 +38,7 @@ SYNC_CUTOFF_HZ, SYNC_ORDER = 3500.0, 5  # loss of the neurons' phase locking, Jo
 
 @cache
 def envelope_window() -> Floats:
-    """Raised cosine over 8 ms."""
+    """Return a raised cosine over 8 ms."""
     return np.hanning(2 * HOP)
 
 
@@ -84,7 +86,7 @@ def _modulation_filters() -> Floats:
     rate = SAMPLE_RATE / HOP
     bands = [
         dsp.firwin(MODULATION_TAPS, edges, window="hann", pass_zero="bandpass", fs=rate)
-        for edges in zip(MODULATION_EDGES_HZ[:-1], MODULATION_EDGES_HZ[1:], strict=True)
+        for edges in pairwise(MODULATION_EDGES_HZ)
     ]
     high = dsp.firwin(MODULATION_TAPS, MODULATION_EDGES_HZ[-1], window="hann", pass_zero="highpass", fs=rate)
     return np.stack([*bands, high])
@@ -126,7 +128,7 @@ class Segments:
 
 @cache
 def segments() -> Segments:
-    """Raised cosine over 16 ms; the first and the last segment of a signal have half of it."""
+    """Return a raised cosine over 16 ms; the first and the last segment of a signal have half of it."""
 
     def unbias(window: Floats) -> Floats:
         middle = len(window) - 1
@@ -148,7 +150,7 @@ def segment_power(motion: NDArray[np.float32], late: NDArray[np.int64]) -> Float
     shape = segments()
     power = np.empty((len(motion), segment_count(motion.shape[1])))
     for row, delay, out in zip(motion, late, power, strict=True):
-        kernels.tile_power(row, delay, shape.window, shape.norms, out)
+        segment_kernels.tile_power(row, delay, shape.window, shape.norms, out)
     return power
 
 
@@ -164,7 +166,7 @@ def covariance(
     shape = segments()
     out = np.zeros(audible.shape)
     for b in range(len(x)):
-        kernels.covariances(
+        segment_kernels.covariances(
             x[b], y[b], late[b], shape.window, shape.norms, shape.unbias, shape.unbias_half, audible[b], out[b]
         )
     return out
@@ -184,7 +186,7 @@ def fine_structure_similarity(covariances: Floats, levels: Floats) -> float:
 
 
 def spectral_differences(x_db_sl: Floats, y_db_sl: Floats) -> tuple[float, float]:
-    """Standard deviation over bands of the difference in specific loudness, and of the same relative to their sum."""
+    """Return the standard deviation over bands of the difference in specific loudness, and of it re their sum."""
     x, y = 10.0 ** (x_db_sl / 20.0), 10.0 ** (y_db_sl / 20.0)
     x, y = x / x.sum(), y / y.sum()
     return float(BANDS * np.std(x - y)), float(BANDS * np.std((x - y) / (x + y)))

@@ -158,7 +158,10 @@ def _legacy(
         for k in range(trials):
             w = 4 * k
             a, b = np.float64(np.int32(batch[w] >> np.uint32(5))), np.float64(np.int32(batch[w + 1] >> np.uint32(6)))
-            c, d = np.float64(np.int32(batch[w + 2] >> np.uint32(5))), np.float64(np.int32(batch[w + 3] >> np.uint32(6)))
+            c, d = (
+                np.float64(np.int32(batch[w + 2] >> np.uint32(5))),
+                np.float64(np.int32(batch[w + 3] >> np.uint32(6))),
+            )
             u = 2.0 * ((a * 67108864.0 + b) / 9007199254740992.0) - 1.0
             v = 2.0 * ((c * 67108864.0 + d) / 9007199254740992.0) - 1.0
             x1[k], x2[k], r2[k] = u, v, u * u + v * v
@@ -197,7 +200,7 @@ def _legacy(
 
 
 @njit(cache=True, nogil=True)
-def add_hashed(row: np.ndarray, gain: float, seed: int, place: int) -> None:
+def add_hashed(row: np.ndarray, gain: float, seed: np.uint64, place: int) -> None:
     """Add noise of standard deviation `gain` to a float32 row in place; `place` tells the rows of one score apart.
 
     A number is the sum of the four 16-bit parts of a hash (splitmix64, Steele et al. 2014) of its place and time: not

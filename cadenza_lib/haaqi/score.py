@@ -183,7 +183,7 @@ class HaaqiReference:
             add_nal_r=equalisation == 1,
             level1=float(level1),
             noise=noise,
-            seed=int(seed or 0) % 2**64 if noise == "hashed" else 0,
+            seed=np.uint64(int(seed or 0) % 2**64 if not isinstance(seed, np.random.RandomState) else 0),
             state=_generator_state(seed) if noise == "pyclarity" else None,
             threads=_threads(threads),
             keep=keep,
@@ -209,7 +209,9 @@ class HaaqiReference:
         """Score and what it is made of."""
         signal = ear.resample(_signal(processed, "processed"), _rate(sample_rate, "processed"))
         if not np.all(np.isfinite(signal)):
-            raise AudioError("The processed signal is silent, and at rates other than 24 kHz HAAQI divides by its level.")
+            raise AudioError(
+                "The processed signal is silent, and at rates other than 24 kHz HAAQI divides by its level."
+            )
         size = min(len(self._signal), len(signal))
         with self._lock:
             if self._side is None or self._side.size != size:
@@ -292,6 +294,6 @@ def _threads(threads: int | None) -> int:
 
 def _announce_compilation() -> None:
     """Say so if the kernels are not on disk yet: the first score is then late by a minute or so."""
-    kernel = kernels.compress
-    if not kernel.signatures and not any(Path(kernel.stats.cache_path).glob(f"*{kernel.__name__}*.nbi")):
-        logger.info("Compiling HAAQI's kernels to %s, once after installation.", kernel.stats.cache_path)
+    folder = kernels.neural.stats.cache_path
+    if folder and not kernels.neural.signatures and not any(Path(folder).glob("kernels.neural-*.nbi")):
+        logger.info("Compiling HAAQI's kernels into %s: this takes some seconds, once.", folder)

@@ -12,12 +12,29 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as numba_intrinsic
+from numba.extending import models, overload, register_model
 
-__all__ = ["exp2", "fma", "load", "load_as_float64", "load_columns", "log2", "maximum", "minimum", "splat", "sqrt", "store", "store_columns", "total"]
+__all__ = [
+    "exp2",
+    "fma",
+    "load",
+    "load_as_float64",
+    "load_columns",
+    "log2",
+    "maximum",
+    "minimum",
+    "splat",
+    "sqrt",
+    "store",
+    "store_columns",
+    "total",
+]
+
+intrinsic: Any = numba_intrinsic  # numba's annotations do not know that the typing context is left out
 
 _LLVM = {types.float64: ir.DoubleType(), types.float32: ir.FloatType()}
 
@@ -25,7 +42,7 @@ _LLVM = {types.float64: ir.DoubleType(), types.float32: ir.FloatType()}
 class Vector(types.Type):
     """The numba type of `width` lanes of `element`."""
 
-    def __init__(self, element: types.Type, width: int) -> None:
+    def __init__(self, element: Any, width: int) -> None:
         self.element = element
         self.width = width
         super().__init__(name=f"Vector({element}, {width})")
@@ -97,7 +114,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:  # noqa: A
 
 @intrinsic(prefer_literal=True)
 def splat(typingctx: Any, value: Any, width: Any) -> Any:  # noqa: ARG001
-    """The same number in every lane."""
+    """Put the same number into every lane."""
     vector = Vector(value, width.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
@@ -206,7 +223,7 @@ for _symbol, _instruction in (
 
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
-    """``a * b + c`` in each lane, fused where the machine can."""
+    """Compute ``a * b + c`` in each lane, fused where the machine can."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
         kind = _llvm(a)
