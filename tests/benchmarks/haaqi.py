@@ -18,11 +18,11 @@ from collections.abc import Callable
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-import numpy as np
-from clarity.evaluator.haaqi import compute_haaqi as pyclarity_haaqi
-from clarity.utils.audiogram import Audiogram
+import numpy as np  # noqa: E402
+from clarity.evaluator.haaqi import compute_haaqi as pyclarity_haaqi  # noqa: E402
+from clarity.utils.audiogram import Audiogram  # noqa: E402
 
-from cadenza_lib.haaqi import HaaqiReference, compute_haaqi
+from cadenza_lib.haaqi import HaaqiReference, compute_haaqi  # noqa: E402
 
 RATE = 24000
 AUDIOGRAM = Audiogram(levels=[20, 25, 35, 45, 55, 60], frequencies=[250, 500, 1000, 2000, 4000, 6000])
@@ -129,25 +129,31 @@ def exactness() -> float:
     return worst
 
 
+# The peak in ru_maxrss would begin with that of the process which starts this one; VmHWM does not (Linux only).
 PROBE = """
-import resource, sys, time
+import sys, time
 start = time.perf_counter()
-import numpy as np
+import numpy as np  # noqa: E402
 sys.path.insert(0, {folder!r})
 from haaqi import AUDIOGRAM, RATE, candidate, music, compute_haaqi
 loaded = time.perf_counter() - start
+
+def peak():
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
 reference = np.resize(music(min({seconds}, 20.0)), round({seconds} * RATE))
 processed = candidate(reference)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 start = time.perf_counter()
 compute_haaqi(processed, reference, RATE, RATE, AUDIOGRAM, 2, 85.0, seed=1, threads={threads})
 took = time.perf_counter() - start
-print(loaded, took, before / 2**20, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+print(loaded, took, before, peak())
 """
 
 
 def probe(seconds: float, threads: int) -> list[float]:
-    """Time to import, time of the first score, and peak GiB before and after it, in a process of its own."""
+    """Seconds to import and of the first score, and peak GiB before and after it, in a process of its own."""
     code = PROBE.format(folder=os.path.dirname(os.path.abspath(__file__)), seconds=seconds, threads=threads)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return [float(word) for word in done.stdout.split()]
@@ -163,6 +169,7 @@ def main() -> None:
     for seconds in options.seconds:
         show(measure(seconds, options.repeats))
     print(f"\nLargest deviation from pyclarity at 40 to 110 dB: {exactness():.1e} (must 2e-8, aim 1e-9)")
+    probe(1.0, 1)  # so that the kernels are on disk
     loaded, first, *_ = probe(1.0, 1)
     print(f"First score of 1 s in a new process: {first:.2f} s after {loaded:.2f} s of imports (must 3 s, aim 1 s)")
     print("\n| audio | threads | peak GiB | of which before the score |\n|---|---|---|---|")
