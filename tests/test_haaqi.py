@@ -116,14 +116,15 @@ CASES = {
     "silence gaps": (gapped, 1.0, "sloping", {"level1": 85.0, "equalisation": 2}),
     "other music": (lambda x: music(len(x), 5), 0.7, "sloping", {"level1": 85.0}),
     "reverberation": (reverberant, 0.8, "clinical", {"level1": 85.0}),
-    "level 40 dB": (noisy, 0.7, "normal", {"level1": 40.0, "equalisation": 2}),
-    "level 60 dB": (noisy, 0.6, "better than normal", {"level1": 60.0}),
-    "level 100 dB": (noisy, 0.6, "mild", {"level1": 100.0}),
-    "level 110 dB": (dull, 0.6, "normal", {"level1": 110.0, "equalisation": 2}),
+    "level 40 dB": (noisy, 0.7, "normal", {"level1": 60.0, "equalisation": 2}),  # the signals' RMS is 0.1
+    "level 50 dB": (noisy, 0.6, "better than normal", {"level1": 70.0}),
+    "level 90 dB": (noisy, 0.6, "mild", {"level1": 110.0}),
+    "level 110 dB": (dull, 0.6, "normal", {"level1": 130.0, "equalisation": 2}),
     "frequencies interpolated": (noisy, 0.6, "clinical", {"level1": 85.0}),
     "noise for music": (lambda x: noisy(0 * x), 0.6, "mild", {"level1": 85.0}),
     "tone for music": (tone, 0.6, "mild", {"level1": 85.0}),
     "silence for music": (lambda x: 0 * x, 0.5, "mild", {"level1": 85.0}),
+    "level1 of 40 dB, hardly audible": (noisy, 0.6, "normal", {"level1": 40.0}),
     "inaudible": (lambda x: x, 0.5, "severe", {"level1": 20.0}),
     "64 ms": (noisy, 0.064, "mild", {"level1": 85.0}),
     "16 ms, the shortest": (noisy, 0.016, "mild", {"level1": 85.0}),
@@ -247,7 +248,9 @@ def test_integer_seed_is_numpys_seed_and_leaves_global_generator_alone():
     np.random.seed(8)
     expected = compute_haaqi(noisy(reference), reference, 24000, 24000, AUDIOGRAMS["mild"], 2, 85.0)
     np.random.seed(9)
-    assert compute_haaqi(noisy(reference), reference, 24000, 24000, AUDIOGRAMS["mild"], 2, 85.0, seed=8) == expected
+    for seed in (8, np.int64(8)):
+        score = compute_haaqi(noisy(reference), reference, 24000, 24000, AUDIOGRAMS["mild"], 2, 85.0, seed=seed)
+        assert score == expected
     assert np.random.random() == np.random.RandomState(9).random()
 
 
@@ -414,7 +417,10 @@ BAD_PARAMETERS = {
     "level1 is nan": {"level1": np.nan},
     "noise is 'white'": {"noise": "white"},
     "threads is 0": {"threads": 0},
-    "RandomState": {"noise": "hashed", "seed": np.random.RandomState(1)},
+    "seed is RandomState": {"noise": "hashed", "seed": np.random.RandomState(1)},
+    "seed is -1": {"seed": -1},
+    "seed is 'one'": {"seed": "one"},
+    "not Philox": {"seed": np.random.RandomState(np.random.Philox(1))},
     "processed signal's sample rate is 400": {"processed_sample_rate": 400},
     "reference signal's sample rate is -24000": {"reference_sample_rate": -24000},
     "audiogram's levels": {"audiogram": Audiogram(levels=[np.nan] * 6, frequencies=FREQUENCIES)},

@@ -24,10 +24,12 @@ MOST_CANDIDATES = 512  # beyond that many nearly equal lags a float64 FFT over t
 
 
 def broadband_spectrum(x: np.ndarray) -> np.ndarray:
-    """Spectrum of one zero-mean signal, padded for `broadband_delay` and scaled to unit energy: complex64."""
-    energy = np.dot(x, x)
+    """Spectrum of a signal less its mean, scaled to unit energy and padded for `broadband_delay`: complex64."""
+    centred = x - np.mean(x)
+    energy = np.dot(centred, centred)
     padded = np.zeros(_padded(len(x)), np.float32)
-    np.multiply(x, 1.0 / np.sqrt(energy) if energy > 0.0 else 0.0, out=padded[: len(x)], casting="same_kind")
+    np.multiply(centred, 1.0 / np.sqrt(energy) if energy > 0.0 else 0.0, out=padded[: len(x)], casting="same_kind")
+    del centred
     return fft.rfft(padded)
 
 
@@ -40,7 +42,7 @@ def broadband_delay(
 ) -> int:
     """Return the samples by which `processed` comes after `reference`, (time,) each: the peak of |cross-correlation|.
 
-    Both must have zero mean and the same length. `processed_spectrum` is overwritten.
+    Both must have the same length. `processed_spectrum` is overwritten.
     """
     size = len(reference)
     _multiply_by_conjugate(reference_spectrum, processed_spectrum)
@@ -49,6 +51,9 @@ def broadband_delay(
     if peak <= 0.0:
         return size - 1  # silence: all lags are equal, and the lowest is 1 - size
     candidates = _above(circular, peak - 2 * UNSURE, size)
+    if len(candidates) == 1:
+        return -int(candidates[0])
+    reference, processed = reference - np.mean(reference), processed - np.mean(processed)
     if len(candidates) > MOST_CANDIDATES:
         return size - 1 - int(np.argmax(np.abs(signal.correlate(reference, processed, "full", method="fft"))))
     exact = [abs(_dot(reference, processed, lag)) for lag in candidates]

@@ -105,8 +105,7 @@ class ReferenceSide:
                 f"reference: HAAQI needs at least {SHORTEST} (16 ms)."
             )
         self._ear = model.ear()
-        self._centred = reference - reference.mean()
-        self._pruned = pruned
+        self._reference = reference
         self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES
         self._threads = max(
             1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS))
@@ -135,19 +134,10 @@ class ReferenceSide:
 
         with ThreadPoolExecutor(self._threads) if self._threads > 1 else _Inline() as pool:
             # A task waits only for tasks before it, so that no number of threads can lock up.
-            reference_spectrum = pool.submit(self._reference_spectrum)
-            centred = processed - processed.mean()
-            processed_spectrum = pool.submit(alignment.broadband_spectrum, centred)
+            pool.submit(self._reference_spectrum)
+            # No name for the spectrum, so that its memory is free again as soon as it has been used.
+            middle = pool.submit(self._align, processed, pool.submit(alignment.broadband_spectrum, processed))
             filtered_reference = pool.submit(self._filter_reference)
-
-            def align() -> Floats:
-                spectra = reference_spectrum.result(), processed_spectrum.result()
-                delay = alignment.broadband_delay(self._centred, centred, *spectra)
-                aligned = processed[np.newaxis].copy()
-                kernels.shift_rows(aligned, np.array([delay - BACK_UP]))
-                return ear.middle_ear(aligned[0, self._audible_range])
-
-            middle = pool.submit(align)
 
             def compare_group(g: int) -> tuple[Floats, Floats, Floats]:
                 rows = spare.get()
@@ -174,17 +164,26 @@ class ReferenceSide:
             correlation, similarity, *features.spectral_differences(self._level_db_sl, level_db_sl), len(self._audible)
         )
 
+    def _align(self, processed: Floats, spectrum: Future[NDArray[np.complex64]]) -> Floats:
+        """Move `processed` to where it matches the reference best, prune it likewise, and filter by the middle ear."""
+        delay = alignment.broadband_delay(self._reference, processed, self._reference_spectrum(), spectrum.result())
+        if not self.model.keep:
+            self._spectrum = None
+        aligned = processed[np.newaxis].copy()
+        kernels.shift_rows(aligned, np.array([delay - BACK_UP]))
+        return ear.middle_ear(aligned[0, self._audible_range])
+
     def _reference_spectrum(self) -> NDArray[np.complex64]:
         with self._lock:
             if self._spectrum is None:
-                self._spectrum = alignment.broadband_spectrum(self._centred)
+                self._spectrum = alignment.broadband_spectrum(self._reference)
             return self._spectrum
 
     def _filter_reference(self) -> None:
         """Find the reference after the middle ear, its level in the control filters, and the group delays."""
         with self._lock:
             if self._middle is None:
-                model, signal = self.model, self._pruned
+                model, signal = self.model, self._reference[self._audible_range]
                 middle = ear.middle_ear(ear.nal_r(signal, model.levels) if model.add_nal_r else signal)
                 self._control = np.concatenate([ear.control_rms(middle, bands) for bands in GROUPS])
                 bandwidth = ear.adjusted_bandwidth(self._control, self._ear, model.level1, slice(None))

@@ -1,9 +1,9 @@
 """Cross-correlations of eight bands of two signals within 100 ms either way, by float32 FFTs block by block.
 
 Eight bands of the reference and of the processed signal lie side by side in sixteen lanes; envelope and
-basilar-membrane (BM) motion are the real and imaginary part of one complex signal. A block of the processed signal is padded with
-zeros and meets a block of the reference that is longer by the lags at either end (overlap-save), so that the
-cross-spectra of all blocks add up and one inverse FFT is enough.
+basilar-membrane (BM) motion are the real and imaginary part of one complex signal. A block of the processed signal is
+padded with zeros and meets a block of the reference that is longer by the lags at either end (overlap-save), so that
+the cross-spectra of all blocks add up and one inverse FFT is enough.
 """
 
 from functools import cache

@@ -117,14 +117,13 @@ def haaqi_components(
     threads: int | None = None,
 ) -> Components:
     """Score as `compute_haaqi` does, and return what the score is made of, like pyclarity's `haaqi_v1`."""
-    generator = seed if isinstance(seed, np.random.RandomState) else np.random.mtrand._rand if seed is None else None
     reference = HaaqiReference(
         reference_signal, reference_sample_rate, audiogram, equalisation, level1,
         seed=seed, noise=noise, threads=threads, keep=False,
     )  # fmt: skip
     result = reference.components(processed_signal, processed_sample_rate)
-    if noise == "pyclarity" and generator is not None:
-        generator.set_state(reference.state_after())
+    if noise == "pyclarity" and (seed is None or isinstance(seed, np.random.RandomState)):
+        (seed or np.random).set_state(reference.state_after())
     return result
 
 
@@ -176,14 +175,12 @@ class HaaqiReference:
             )
         if not np.isfinite(level1):
             raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
-        if noise == "hashed" and isinstance(seed, np.random.RandomState):
-            raise ParameterError('seed is a RandomState, which noise="hashed" cannot use: give an integer.')
         self._model = Model(
             levels=_levels(audiogram),
             add_nal_r=equalisation == 1,
             level1=float(level1),
             noise=noise,
-            seed=np.uint64(int(seed or 0) % 2**64 if not isinstance(seed, np.random.RandomState) else 0),
+            seed=np.uint64(_integer_seed(seed or 0)) if noise == "hashed" else np.uint64(0),
             state=_generator_state(seed) if noise == "pyclarity" else None,
             threads=_threads(threads),
             keep=keep,
@@ -269,11 +266,20 @@ def _levels(audiogram: Audiogram) -> Floats:
     return levels
 
 
-def _generator_state(seed: Seed) -> dict:
-    generator = np.random.mtrand._rand if seed is None else seed
-    if not isinstance(generator, np.random.RandomState):
-        generator = np.random.RandomState(generator)
-    state = generator.get_state(legacy=False)
+def _integer_seed(seed: Any) -> int:
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ParameterError(f"seed is {seed!r}: give an integer from 0 to 2**32 - 1, or None.")
+    return int(seed)
+
+
+def _generator_state(seed: Seed) -> dict[str, Any]:
+    if seed is None:
+        state = np.random.get_state(legacy=False)
+    elif isinstance(seed, np.random.RandomState):
+        state = seed.get_state(legacy=False)
+    else:
+        state = np.random.RandomState(_integer_seed(seed)).get_state(legacy=False)
+    assert isinstance(state, dict)
     if state["bit_generator"] != "MT19937":
         raise ParameterError(f'noise="pyclarity" needs a Mersenne twister, not {state["bit_generator"]}: use "hashed".')
     return state

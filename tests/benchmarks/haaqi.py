@@ -116,12 +116,12 @@ def show(times: dict[str, tuple[float, float]]) -> None:
 
 
 def exactness() -> float:
-    """Largest deviation from pyclarity over levels of 40 to 110 dB and four distortions of 2 s of music."""
-    reference = music(2.0)
+    """Largest deviation from pyclarity over levels of 40 to 110 dB SPL and four distortions of 2 s of music."""
+    reference = 10.0 * music(2.0)  # RMS 1, so that level1 is the level
     late = np.concatenate((np.zeros(150), reference[:-150]))
     worst = 0.0
     for level1 in (40.0, 65.0, 85.0, 110.0):
-        for processed in (candidate(reference), late, 0.2 * reference, np.clip(reference, -0.1, 0.1)):
+        for processed in (10.0 * candidate(0.1 * reference), late, 0.2 * reference, np.clip(reference, -1.0, 1.0)):
             np.random.seed(1)
             expected = pyclarity_haaqi(processed, reference, RATE, RATE, AUDIOGRAM, 2, level1)
             ours = compute_haaqi(processed, reference, RATE, RATE, AUDIOGRAM, 2, level1, seed=1)
