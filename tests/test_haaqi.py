@@ -307,6 +307,15 @@ def test_reference_scores_each_candidate_exactly_as_single_call_does(noise, equa
     assert list(reference.score_many((candidate, 24000) for candidate in candidates)) == singly
 
 
+def test_reference_does_not_notice_when_its_array_is_written_to():
+    signal = music(14400)
+    reference = HaaqiReference(signal, 24000, AUDIOGRAMS["mild"], 2, 85.0, seed=1)
+    candidate = noisy(signal)
+    expected = compute_haaqi(candidate, signal, 24000, 24000, AUDIOGRAMS["mild"], 2, 85.0, seed=1)
+    signal[:] = 0.0
+    assert reference.score(candidate, 24000) == expected
+
+
 def test_reference_follows_length_of_candidates():
     signal, shared = music(14400), (AUDIOGRAMS["mild"], 2, 85.0)
     reference = HaaqiReference(signal, 24000, *shared, noise="hashed")
@@ -455,7 +464,7 @@ def test_import_brings_neither_torch_nor_output():
 
 def test_first_use_on_a_machine_tells_that_it_compiles(tmp_path):
     code = (
-        "import logging, numpy as np; logging.basicConfig(level=logging.INFO)\n"
+        "import numpy as np\n"
         "from clarity.utils.audiogram import Audiogram\n"
         "from cadenza_lib.haaqi import HaaqiReference\n"
         "HaaqiReference(np.ones(9), 24000, Audiogram(levels=[0, 0], frequencies=[250, 6000]))\n"

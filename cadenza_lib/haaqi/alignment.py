@@ -107,7 +107,7 @@ def band_delays(
 
 def _peak(x: np.ndarray, y: np.ndarray, coarse: np.ndarray, first_lag: int, energy: float) -> int:
     """Index of the largest correlation among `coarse`, which starts at `first_lag`."""
-    if energy < 1e-200:  # silence, but for `kernels.TINY`
+    if energy < 1e-100:  # silence, but for `kernels.TINY`
         return 0
     candidates = np.flatnonzero(coarse >= coarse.max() - 2 * UNSURE * energy)
     if len(candidates) == 1:

@@ -112,8 +112,8 @@ class ReferenceSide:
         )
         self.rows = None if model.state is None else LegacyRows(model.state, self.samples)
         self._groups: list[_Group | None] = [None] * len(GROUPS)
-        self._lock = threading.Lock()
-        self._locks = [threading.Lock() for _ in GROUPS]
+        self._lock, self._spectrum_lock = threading.Lock(), threading.Lock()
+        self._group_locks = [threading.Lock() for _ in GROUPS]
         # What the first comparison fills in.
         self._spectrum: NDArray[np.complex64] | None = None
         self._middle: Floats | None = None
@@ -174,7 +174,7 @@ class ReferenceSide:
         return ear.middle_ear(aligned[0, self._audible_range])
 
     def _reference_spectrum(self) -> NDArray[np.complex64]:
-        with self._lock:
+        with self._spectrum_lock:
             if self._spectrum is None:
                 self._spectrum = alignment.broadband_spectrum(self._reference)
             return self._spectrum
@@ -210,11 +210,11 @@ class ReferenceSide:
         return smooth, features.covariance(x.neural, y.motion, self._late[bands], audible), y.level_db_sl
 
     def _reference_group(self, g: int, rows: NDArray[np.float32]) -> _Group:
-        with self._locks[g]:
+        with self._group_locks[g]:
             group = self._groups[g]
             if group is None:
                 bands = GROUPS[g]
-                assert self._middle is not None
+                assert self._middle is not None  # `_filter_reference` has run
                 rows = np.empty((2, LANES, self.samples), np.float32) if self._keep else rows
                 x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands], rows)
                 self._level_db_sl[bands] = x.level_db_sl

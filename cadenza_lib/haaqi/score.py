@@ -98,8 +98,8 @@ def compute_haaqi(
     if reference.size == 0:  # as in pyclarity
         return 1.0 if processed.size == 0 else 0.0
     return haaqi_components(
-        processed_signal, reference_signal, processed_sample_rate, reference_sample_rate, audiogram, equalisation,
-        level1, seed=seed, noise=noise, threads=threads,
+        processed, reference, processed_sample_rate, reference_sample_rate, audiogram, equalisation, level1,
+        seed=seed, noise=noise, threads=threads,
     ).score  # fmt: skip
 
 
@@ -185,7 +185,8 @@ class HaaqiReference:
             threads=_threads(threads),
             keep=keep,
         )
-        self._signal = ear.resample(_signal(reference_signal, "reference"), _rate(sample_rate, "reference"))
+        signal = ear.resample(_signal(reference_signal, "reference"), _rate(sample_rate, "reference"))
+        self._signal = signal.copy() if keep else signal  # the caller may write into it before the next score
         if not np.max(np.abs(self._signal)) > 0.0:  # zero, or NaN from resampling silence
             raise AudioError("The reference signal is silent: HAAQI needs a reference that can be heard.")
         self._side: ReferenceSide | None = None
@@ -299,7 +300,7 @@ def _threads(threads: int | None) -> int:
 
 
 def _announce_compilation() -> None:
-    """Say so if the kernels are not on disk yet: the first score is then late by a minute or so."""
+    """Say so if the kernels are not on disk yet, because the first score then takes ten seconds or so."""
     folder = kernels.neural.stats.cache_path
     if folder and not kernels.neural.signatures and not any(Path(folder).glob("kernels.neural-*.nbi")):
-        logger.info("Compiling HAAQI's kernels into %s: this takes some seconds, once.", folder)
+        logger.warning("Compiling HAAQI's kernels into %s: this takes ten seconds or so, once.", folder)

@@ -5,7 +5,8 @@ the same recursion side by side. LLVM does not find that by itself (it unrolls t
 this module gives numba a type that *is* an LLVM vector. `load`, `store` and `splat` move data, `+ - * /` work lane by
 lane, and `fma(a, b, c)` is ``a * b + c``. On a machine without AVX-512 LLVM splits each vector by itself.
 
-Kernels only; nothing here is called from Python.
+Kernels only; nothing here is called from Python. numba stores each kernel compiled beside the file it is written in and
+does not see that this file, or a constant from another one, has changed: after such a change delete ``__pycache__``.
 """
 
 import operator
