@@ -208,6 +208,15 @@ def test_ten_seconds_equal_pyclarity():
     assert np.array_equal(our_next, their_next)
 
 
+@pytest.mark.slow
+def test_thirty_seconds_of_unequal_length_equal_pyclarity():
+    reference = music(720000, 4)
+    processed = late(reverberant(reference), 20)[:700001]
+    ours, theirs, our_next, their_next = both(processed, reference, level1=80.0)
+    assert ours == pytest.approx(theirs, abs=EXACT)
+    assert np.array_equal(our_next, their_next)
+
+
 def test_components_equal_haaqi_v1():
     reference, audiogram = music(14400), AUDIOGRAMS["sloping"]
     np.random.seed(4)
@@ -454,6 +463,20 @@ def test_state_after_nothing_is_an_error():
     reference.score(music(9000), 24000)
     with pytest.raises(ParameterError, match="Nothing has been scored"):
         reference.state_after()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from Linux' /proc")
+def test_a_minute_of_music_needs_less_than_a_gigabyte():
+    code = (
+        "import numpy as np\n"
+        "from clarity.utils.audiogram import Audiogram\n"
+        "from cadenza_lib.haaqi import compute_haaqi\n"
+        "x = np.random.default_rng(0).standard_normal(60 * 24000)\n"
+        "compute_haaqi(x, x, 24000, 24000, Audiogram(levels=[0, 50], frequencies=[250, 6000]), threads=4)\n"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) / 1e6 < 1.0
 
 
 def test_import_brings_neither_torch_nor_output():

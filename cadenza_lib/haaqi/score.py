@@ -93,6 +93,16 @@ def compute_haaqi(
         If a signal is not (time,) of finite real numbers, the reference is silent, or fewer than 16 ms are left.
     ParameterError
         If another argument is out of bounds.
+
+    Examples
+    --------
+    >>> from clarity.utils.audiogram import AUDIOGRAM_MILD
+    >>> chirp = np.sin(np.linspace(0, 400, 24000) ** 1.5)
+    >>> clipped = np.clip(chirp, -0.5, 0.5)
+    >>> for signal in (chirp, clipped):
+    ...     print(f"{compute_haaqi(signal, chirp, 24000, 24000, AUDIOGRAM_MILD, 2, 70.0, seed=0):.2f}")
+    1.00
+    0.38
     """
     reference, processed = np.asarray(reference_signal), np.asarray(processed_signal)
     if reference.size == 0:  # as in pyclarity
@@ -152,6 +162,15 @@ class HaaqiReference:
     ------
     AudioError, ParameterError
         As `compute_haaqi`.
+
+    Examples
+    --------
+    >>> from clarity.utils.audiogram import AUDIOGRAM_MILD
+    >>> chirp = np.sin(np.linspace(0, 400, 24000) ** 1.5)
+    >>> reference = HaaqiReference(chirp, 24000, AUDIOGRAM_MILD, 2, 70.0, seed=0)
+    >>> candidates = ((np.clip(chirp, -limit, limit), 24000) for limit in (0.9, 0.5, 0.1))
+    >>> [f"{score:.2f}" for score in reference.score_many(candidates)]
+    ['0.53', '0.38', '0.19']
     """
 
     def __init__(
