@@ -91,7 +91,7 @@ def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
     assert float(torch.stack(improvement).mean()) > 8.0
 
 
-@pytest.mark.slow()
+@pytest.mark.slow
 def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perfect_stems():
     corpus = demo.open_corpus("demo")
     split = corpus.split("valid")
