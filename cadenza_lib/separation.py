@@ -61,11 +61,11 @@ _OFFICIAL_FADE_S = 0.1
 
 
 class MaskedHDemucs(HDemucs):
-    """Hybrid Demucs that shares out its input: each bin of the mixture's spectrum goes to the stems by their magnitudes.
+    """Hybrid Demucs that shares out its input: each bin of the mixture's spectrum by the magnitudes of the stems.
 
     So the stems sum to the input. A small Hybrid Demucs alone leaves out much of what lies between and above the
-    strong partials, and HAAQI hears that. The masks are generalised Wiener filters: A. Liutkus and R. Badeau, "Generalized
-    Wiener filtering with fractional power spectrograms", ICASSP 2015.
+    strong partials, and HAAQI hears that. The masks are those of A. Liutkus and R. Badeau, "Generalized Wiener
+    filtering with fractional power spectrograms", ICASSP 2015.
 
     Shape:
         - mix: `(batch, channel, time)`
