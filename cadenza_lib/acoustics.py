@@ -44,8 +44,10 @@ _HRTF_TAPS = 256
 _HRTF_LEAD_S = 0.001  # room before the first arrival for the response's own onset
 
 
-def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> Tensor:
-    """Read a sound file as float64 in [-1, 1).
+def read_audio(
+    path: Path | str, sample_rate: int, channels: int | None = 2, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """Read a sound file, or only its samples from `start` to `stop`, as float64 in [-1, 1).
 
     Shape:
         - result: `(channel, time)`
@@ -59,7 +61,7 @@ def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> 
     if not path.is_file():
         raise AudioError(f"{path} does not exist; check the corpus against data/README.md.")
     try:
-        samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        samples, rate = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
     except (soundfile.LibsndfileError, OSError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
         raise AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.") from error

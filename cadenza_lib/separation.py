@@ -34,7 +34,9 @@ __all__ = [
     "chunked",
     "load",
     "load_network",
+    "mono_statistics",
     "network_separator",
+    "read_card",
     "save_checkpoint",
     "select_device",
 ]
@@ -154,8 +156,7 @@ def network_separator(
     def separate(song: AtEarSong) -> Tensor:
         if song.sample_rate != SAMPLE_RATE:
             raise AudioError(f"{song.name} has a rate of {song.sample_rate} Hz, not {SAMPLE_RATE}; resample it.")
-        mono = song.mixture.mean(-2)
-        mean, deviation = mono.mean(), mono.std(correction=0)
+        mean, deviation = mono_statistics(song.mixture)
         if deviation == 0:  # nothing to separate in silence
             return torch.zeros(len(STEMS), *song.mixture.shape, dtype=song.mixture.dtype)
         normalised = ((song.mixture - mean) / deviation).to(device, torch.float32)
@@ -167,6 +168,17 @@ def network_separator(
         return estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
 
     return separate
+
+
+def mono_statistics(mixture: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the mono version, which a network's input is normalised by.
+
+    Shape:
+        - mixture: `(..., channel, time)`
+        - result: each `(..., 1, 1)`
+    """
+    mono = mixture.mean(-2, keepdim=True)
+    return mono.mean(-1, keepdim=True), mono.std(-1, correction=0, keepdim=True)
 
 
 def chunked(
@@ -216,13 +228,31 @@ def chunked(
     return result / total
 
 
-def save_checkpoint(network: torch.nn.Module, path: Path | str, card: dict[str, Any]) -> None:
-    """Write a network as half-precision safetensors, and its card as JSON beside it.
+def read_card(name: str) -> dict[str, Any]:
+    """Return the card of a demo model or of the checkpoint at a path.
+
+    Raises
+    ------
+    ModelError
+        If the name stands for neither.
+    CorpusError
+        If the card is missing or not JSON.
+    """
+    if name not in DEMO_MODELS and not name.endswith(".safetensors"):
+        raise ModelError(f"{name!r} is no checkpoint, so it has no card; use {list(DEMO_MODELS)} or a .safetensors.")
+    path = DATA / name if name in DEMO_MODELS else Path(name).expanduser()
+    return read_json(path.with_suffix(".json"))
+
+
+def save_checkpoint(
+    network: torch.nn.Module, path: Path | str, card: dict[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a network as safetensors, in half precision unless told otherwise, and its card as JSON beside it.
 
     The card needs `architecture` and `arguments`; add seeds, steps and how to train it again.
     """
     path = Path(path)
-    state = {name: value.detach().cpu().half().contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.detach().cpu().to(dtype).contiguous() for name, value in network.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(state, temporary)
     write_json(path.with_suffix(".json"), card)
