@@ -41,7 +41,6 @@ from tqdm.auto import tqdm
 
 from cadenza_lib import __version__
 from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.evaluation import Settings, evaluate
