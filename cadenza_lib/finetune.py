@@ -1,7 +1,7 @@
 """Fine-tune a separator on at-ear segments, towards any stages of the chain (sections 2.3 and 3 of the paper).
 
-One process or several (Lightning Fabric; DDP): `batch_size` counts the segments of all of them, so their number does not
-change the result. What a step sees depends on seed and step alone, so the state of a run is the state of its networks
+One process or several (Lightning Fabric; DDP): `batch_size` counts the segments of all of them, so their number does
+not change the result. What a step sees depends on seed and step alone, so the state of a run is that of its networks
 and optimiser: it lies in one file, `training_state.pt`, that is replaced as a whole. A run that was killed at any
 moment goes on from there, and on the CPU ends with the weights of an unbroken run, bit for bit.
 
@@ -40,7 +40,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cadenza_lib import __version__
-from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.evaluation import Settings, evaluate
@@ -107,6 +106,7 @@ class Config:
     seed: int = 0  # chooses the segments
 
     def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
         for field in fields(self):  # notebooks and JSON have lists
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
@@ -139,6 +139,8 @@ class Result:
     valid_loss_best: float
     haaqi_before: float | None
     haaqi_best: float | None
+    n_scenes: int  # trained on
+    n_split_scenes: int  # that the split itself has
     waited_share: float  # share of the training time that this call spent waiting for data
 
 
@@ -227,13 +229,13 @@ class _Run:
         self.corpus = open_corpus(config.corpus)
         split = self.corpus.split(config.split)
         valid = self.corpus.split(config.valid_split)
-        scenes = training_scenes(self.corpus, split, config.n_scenes, config.scene_seed)
+        self.scenes = training_scenes(self.corpus, split, config.n_scenes, config.scene_seed)
         self.pairs = choose_pairs(valid.scene_listeners, config.n_valid_pairs, config.scene_seed)
         self.pairs = self.pairs if config.n_valid_pairs else []
         device = self.fabric.device
         gain_file = out_dir / "at_ear_gains.json" if self.first else None
         self.segments = Segments(
-            self.corpus, split, scenes, config.segment_s, config.seed, config.augmentations, device, gain_file
+            self.corpus, split, self.scenes, config.segment_s, config.seed, config.augmentations, device, gain_file
         )
         valid_scenes = training_scenes(self.corpus, valid)
         self.valid_segments = Segments(self.corpus, valid, valid_scenes, config.segment_s, _VALID_SEED, (), device)
@@ -423,6 +425,8 @@ class _Run:
             valid_loss_best=self.best["valid_loss"],
             haaqi_before=self.before["valid_haaqi"],
             haaqi_best=self.best["valid_haaqi"],
+            n_scenes=len(self.scenes),
+            n_split_scenes=len(self.corpus.split(self.config.split).scenes),
             waited_share=round(self.waited_share, 4),
         )
         if self.first:
@@ -485,7 +489,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if len(arguments) != 2:
-            raise ParameterError("Give a configuration and a directory: python -m cadenza_lib.finetune config.json out.")
+            raise ParameterError(
+                "Give a configuration and a directory: python -m cadenza_lib.finetune config.json out."
+            )
         finetune(read_config(arguments[0]), arguments[1])
     except CadenzaError as error:
         sys.stderr.write(f"{_ERROR_MARK}{error}\n")
@@ -528,7 +534,9 @@ def _claim(out_dir: Path, config: Config) -> None:
 def _check_disk(out_dir: Path, network: torch.nn.Module) -> None:
     """Raise `ParameterError` if the disk cannot hold what a run writes."""
     weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    needed = 11 * weights  # state (network, average, two moments), best, last, and one more of each while it is replaced
+    needed = (
+        11 * weights
+    )  # state (network, average, two moments), best, last, and one more of each while it is replaced
     free = shutil.disk_usage(out_dir).free
     if free < needed:
         raise ParameterError(

@@ -78,7 +78,8 @@ def training_scenes(corpus: Corpus, split: Split, n_scenes: int = 0, scene_seed:
     if not 0 <= n_scenes <= limit:
         reason = "" if split.songs else ", since it has no dry songs to make more from"
         raise ParameterError(
-            f"n_scenes {n_scenes} must lie between 0 (the {len(own)} scenes of split {split.name!r}) and {limit}{reason}."
+            f"n_scenes {n_scenes} must lie between 0 (the {len(own)} scenes of split {split.name!r}) "
+            f"and {limit}{reason}."
         )
     order = np.random.default_rng([scene_seed, 0]).permutation(len(own))
     chosen = [
@@ -122,6 +123,7 @@ class Batch:
     firs: Tensor
 
     def __len__(self) -> int:
+        """Return the number of items."""
         return len(self.stems)
 
     def chunks(self, size: int) -> Iterator["Batch"]:
@@ -272,6 +274,7 @@ class Prefetcher:
         self.waited_s = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
+        """Yield the batch of each step as soon as it is ready."""
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="segments")
         ahead: deque[Future[Batch]] = deque()
         steps = iter(self._steps)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import soundfile
 import torch
 from demucs.apply import BagOfModels, apply_model
 from demucs.hdemucs import HDemucs
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
@@ -38,6 +39,7 @@ __all__ = [
     "network_separator",
     "read_card",
     "save_checkpoint",
+    "save_stems",
     "select_device",
 ]
 
@@ -256,6 +258,15 @@ def save_checkpoint(
     with atomic_path(path) as temporary:
         save_file(state, temporary)
     write_json(path.with_suffix(".json"), card)
+
+
+def save_stems(stems: Tensor, folder: Path | str) -> list[Path]:
+    """Write stems `(stem, channel, time)` as 16-bit FLAC files at their own level, and return the paths."""
+    paths = [Path(folder) / f"{name}.flac" for name in STEMS]
+    for path, stem in zip(paths, quantise_16bit(stems), strict=True):
+        with atomic_path(path) as temporary:
+            soundfile.write(temporary, stem.numpy().T, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    return paths
 
 
 def _oracle(song: AtEarSong) -> Tensor:

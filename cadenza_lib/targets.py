@@ -6,9 +6,9 @@ at-ear mixture) and `amplified` (after the listener's NAL-R filters). The output
 its rounding have no useful gradient.
 
 The paper computes the L1 of vocals, drums, bass and other separately and averages the four with equal weights. Since
-every stage is linear in the stems but for one loudness gain, each stem can be carried through it on its own: `per_stem`.
-The gain is measured once per side, on the downmix of all four, for estimate and truth each on their own. Otherwise the
-sums of the four are compared, as the listener would hear them.
+every stage is linear in the stems but for one loudness gain, each stem can be carried through it on its own:
+`per_stem`. The gain is measured once per side, on the downmix of all four, for estimate and truth each on their own.
+Otherwise the sums of the four are compared, as the listener would hear them.
 """
 
 from collections.abc import Sequence
@@ -119,6 +119,7 @@ class TargetLoss:
     per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum
 
     def __post_init__(self) -> None:
+        """Refuse stages and weights that cannot be used."""
         _check_stages(self.stages)
         if self.weights is None:
             return

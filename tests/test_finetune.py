@@ -67,7 +67,9 @@ def trained(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _long(config: Config) -> Config:
-    return replace(config, max_steps=12, valid_every=4, checkpoint_every=1, ema_decay=0.9, workers=2)
+    return replace(
+        config, max_steps=12, valid_every=4, checkpoint_every=1, ema_decay=0.9, workers=2, learning_rate=1e-2
+    )
 
 
 def test_training_lowers_the_validation_loss(trained):
@@ -85,7 +87,7 @@ def test_metrics_have_every_step(trained, config):
     steps = read_metrics(trained).dropna(subset="loss")
     assert steps["step"].tolist() == list(range(1, 13))
     assert (steps["loss"] == steps["loss_stems"]).all()
-    assert (steps["learning_rate"] == config.learning_rate).all()
+    assert (steps["learning_rate"] == _long(config).learning_rate).all()
     assert (steps["gradient_norm"] > 0).all()
     assert steps["waited_share"].between(0, 1).all()
 
@@ -150,7 +152,7 @@ def test_a_failed_write_leaves_the_state_before_it(config, tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(ParameterError, match="cannot be written .*No space left on device.*; make room"):
+    with pytest.raises(ParameterError, match=r"cannot be written .*No space left on device.*; make room"):
         finetune(replace(config, max_steps=5), tmp_path, progress=False)
     assert (tmp_path / "training_state.pt").read_bytes() == before
     assert not list(tmp_path.glob(".*"))
@@ -319,21 +321,21 @@ def test_what_cannot_be_done_is_refused_in_one_sentence(config, tmp_path, change
 
 
 def test_a_disk_without_room_is_refused_before_training(config, tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10**5))
     with pytest.raises(ParameterError, match=r"has 0.00 GB of free disk, but checkpoints take .* GB; make room"):
         finetune(config, tmp_path, progress=False)
 
 
 def test_a_directory_of_another_run_is_refused(trained, config):
-    with pytest.raises(ParameterError, match=r"holds a run with learning_rate 0.001, not 0.01; delete it or choose"):
-        finetune(replace(_long(config), learning_rate=1e-2), trained)
+    with pytest.raises(ParameterError, match=r"holds a run with seed 0, not 5; delete it or choose"):
+        finetune(replace(_long(config), seed=5), trained)
 
 
 def test_a_broken_training_state_is_refused(config, tmp_path):
     finetune(config, tmp_path, progress=False)
     (tmp_path / "training_state.pt").write_bytes(b"PK\x03\x04 not a state")
-    with pytest.raises(ModelError, match="training_state.pt cannot be read as the state of this run"):
+    with pytest.raises(ModelError, match=r"training_state\.pt cannot be read as the state of this run"):
         finetune(replace(config, max_steps=5), tmp_path, progress=False)
 
 

@@ -59,10 +59,7 @@ def test_the_loss_equals_the_l1_of_the_recipes_signals(stage, per_stem):
         estimate, truth, _gains(), mixture, listener_firs(tiny_listener())
     )
     difference = _recipe_signals(estimate, mixture, stage, per_stem) - _recipe_signals(truth, mixture, stage, per_stem)
-    if per_stem:
-        expected = np.mean([np.abs(stem).mean() for stem in difference])  # of each stem apart, with equal weights
-    else:
-        expected = np.abs(difference).mean()
+    expected = np.mean([np.abs(part).mean() for part in (difference if per_stem else [difference])])
     assert expected > 1e-3
     assert ours.item() == pytest.approx(expected, abs=RECIPE)
     assert parts[stage].item() == ours.item()
