@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.listeners import EARS
-from cadenza_lib.loudness import convolve, loudness_matching_gain
+from cadenza_lib.loudness import loudness_matching_gain
 
 __all__ = [
     "INT16_SCALE",
@@ -136,8 +137,11 @@ def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
     >>> torch.allclose(loudspeakers_to_ears(signal, delta), signal)
     True
     """
-    paths = convolve(signal[..., :, None, :], hrtf.to(signal))  # (..., loudspeaker, ear, time + tap - 1)
-    return paths.sum(-3)[..., : signal.shape[-1]]
+    # Both loudspeakers are added before the inverse transform, which takes most of the time.
+    size = next_fast_len(signal.shape[-1] + hrtf.shape[-1] - 1, real=True)
+    spectrum, response = torch.fft.rfft(signal, size), torch.fft.rfft(hrtf.to(signal), size)
+    heard = torch.einsum("...lf,lef->...ef", spectrum, response)
+    return torch.fft.irfft(heard, size)[..., : signal.shape[-1]]
 
 
 def at_ears(signal: Tensor, hrtf: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:

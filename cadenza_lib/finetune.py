@@ -190,7 +190,9 @@ def separate_segments(network: torch.nn.Module, order: Sequence[int], mixture: T
     """
     mean, deviation = mono_statistics(mixture)  # (batch, 1, 1)
     estimate = network((mixture - mean) / torch.where(deviation > 0, deviation, 1.0))
-    return estimate[:, list(order)] * deviation[:, None] + mean[:, None]
+    if list(order) != sorted(order):  # putting them in order copies them, which takes time
+        estimate = estimate[:, list(order)]
+    return torch.addcmul(mean[:, None], estimate, deviation[:, None])
 
 
 def read_metrics(out_dir: Path | str) -> pd.DataFrame:
