@@ -28,7 +28,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +47,10 @@ from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
+    input_statistics,
     load_network,
-    mono_statistics,
+    network_card,
     network_separator,
-    read_card,
     save_checkpoint,
     select_device,
 )
@@ -80,7 +80,7 @@ class Config:
     corpus: str = "demo"  # "demo", or the directory that holds metadata/ and audio/
     split: str = "train"  # split to train on
     valid_split: str = "valid"  # split to validate on
-    init: str = "demo_hdemucs"  # demo model or path of a .safetensors checkpoint to start from
+    init: str = "demo_hdemucs"  # what to start from, see `separation.load_network`
     targets: tuple[str, ...] = ("stems",)  # stages of the chain, see `targets.STAGES`
     target_weights: tuple[float, ...] | None = None  # one for each target; None: all 1
     per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum
@@ -178,18 +178,20 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
     return _Run(config, out_dir, progress).train()
 
 
-def separate_segments(network: torch.nn.Module, order: Sequence[int], mixture: Tensor) -> Tensor:
+def separate_segments(
+    network: torch.nn.Module, order: Sequence[int], mixture: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Separate whole segments as `separation` does, normalised by their own mean and deviation, with gradients.
 
-    Silence gives silence.
+    Silence gives silence. `forward` is the network as several processes wrap it, by default the network itself.
 
     Shape:
         - order: `(stem,)`, place of each of `scenes.STEMS` among the network's sources
         - mixture: `(batch, channel, time)`
         - result: `(batch, stem, channel, time)`
     """
-    mean, deviation = mono_statistics(mixture)  # (batch, 1, 1)
-    estimate = network((mixture - mean) / torch.where(deviation > 0, deviation, 1.0))
+    mean, deviation = input_statistics(network, mixture)  # (batch, 1, 1)
+    estimate = (forward or network)((mixture - mean) / torch.where(deviation > 0, deviation, 1.0))
     if list(order) != sorted(order):  # putting them in order copies them, which takes time
         estimate = estimate[:, list(order)]
     return torch.addcmul(mean[:, None], estimate, deviation[:, None])
@@ -242,8 +244,8 @@ class _Run:
         valid_scenes = training_scenes(self.corpus, valid)
         self.valid_segments = Segments(self.corpus, valid, valid_scenes, config.segment_s, _VALID_SEED, (), device)
 
-        self.card = read_card(config.init)
         self.network, self.sources = load_network(config.init)
+        self.card = network_card(config.init, self.network)
         self.order = [self.sources.index(stem) for stem in STEMS]
         self.averaged = copy.deepcopy(self.network).to(device).requires_grad_(False)
         self.loss = TargetLoss(config.targets, config.target_weights, config.per_stem)
@@ -298,7 +300,7 @@ class _Run:
         sums = torch.zeros(1 + len(config.targets), device=self.fabric.device)
         for number, micro in enumerate(micro_batches, 1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(micro_batches)):
-                estimate = separate_segments(self.model, self.order, micro.mixture)
+                estimate = separate_segments(self.network, self.order, micro.mixture, self.model)
                 loss, parts = self.loss(estimate, micro.stems, micro.gains_db, micro.mixture, micro.firs)
                 weight = len(micro) / len(batch)
                 self.fabric.backward(loss * weight)

@@ -1,21 +1,20 @@
-"""Separators: Hybrid Demucs by name or checkpoint, a long signal in chunks, and the two bounds of every study.
+"""Separators: networks by name or checkpoint, a long signal in chunks, and the two bounds of every study.
 
 A separator is called with an at-ear song and returns its estimate of the four stems. `oracle` returns the true stems,
 `mixture` a quarter of the mixture for each (whatever the gains, the remix is then the unprocessed mixture). Networks
-see the mixture alone, normalised by the mean and standard deviation of its mono version, as the recipe does.
+see the mixture alone, normalised by the mean and standard deviation of its mono version, as the recipe does; only
+Open-Unmix sees it as it is, since it knows the level of music from its training.
 
 A checkpoint is a safetensors file with a JSON card of the same name beside it, which holds at least the
-`architecture` ("hdemucs") and its `arguments`.
+`architecture` ("hdemucs" or "openunmix") and its `arguments`.
 """
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import soundfile
 import torch
-from demucs.apply import BagOfModels, apply_model
 from demucs.hdemucs import HDemucs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,19 +24,21 @@ from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
+from cadenza_lib.openunmix import OpenUnmix
+from cadenza_lib.pretrained import PRETRAINED_MODELS, fill_network, load_pretrained, load_torchaudio_hdemucs
 from cadenza_lib.scenes import STEMS
 
 __all__ = [
+    "ARCHITECTURES",
     "BOUNDS",
     "DEMO_MODELS",
-    "DEMUCS_MODELS",
     "Separator",
     "chunked",
+    "input_statistics",
     "load",
     "load_network",
-    "mono_statistics",
+    "network_card",
     "network_separator",
-    "read_card",
     "save_checkpoint",
     "save_stems",
     "select_device",
@@ -46,14 +47,11 @@ __all__ = [
 BOUNDS = ("oracle", "mixture")
 """Systems that need no network: perfect stems, and no processing at all."""
 
-DEMO_MODELS = ("demo_hdemucs",)
+DEMO_MODELS = ("demo_hdemucs", "demo_openunmix")
 """Small networks trained on the demo corpus; their cards in `data/` tell how."""
 
-DEMUCS_MODELS = ("hdemucs_mmi", "mdx", "mdx_extra", "htdemucs", "htdemucs_ft", "htdemucs_6s")
-"""Pretrained models that demucs downloads by name. Those trained on more than MUSDB18-HQ's training songs break the
-challenge's rules."""
-
-_WITHIN_RULES = ("mdx",)  # trained on MUSDB18-HQ train alone (demucs' README, "Pretrained models")
+ARCHITECTURES: dict[str, Callable[..., torch.nn.Module]] = {"hdemucs": HDemucs, "openunmix": OpenUnmix}
+"""Networks by the name that a checkpoint's card gives them."""
 
 SEGMENT_S = 10.0
 """Length of the chunks a long signal is separated in; the recipe's is 11 s."""
@@ -63,8 +61,6 @@ OVERLAP = 0.25
 
 _OFFICIAL_CHUNK_S = 11.0  # segment 10 s times (1 + overlap 0.1) in pyclarity's `separate_sources`
 _OFFICIAL_FADE_S = 0.1
-
-_logger = logging.getLogger(__name__)
 
 
 class Separator(Protocol):
@@ -85,7 +81,8 @@ def load(name: str, device: str = "auto", official_chunking: bool = False) -> Se
     Parameters
     ----------
     name
-        "oracle", "mixture", a demo model, a model that demucs downloads, or the path of a `.safetensors` checkpoint.
+        "oracle", "mixture", one of `DEMO_MODELS`, one of `pretrained.PRETRAINED_MODELS`, or the path of a
+        `.safetensors` checkpoint or of torchaudio's Hybrid Demucs, a `.pt` file.
     device
         "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1".
     official_chunking
@@ -114,12 +111,17 @@ def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """
     if name in DEMO_MODELS:
         return _load_checkpoint(DATA / f"{name}.safetensors")
-    if name in DEMUCS_MODELS:
-        return _load_from_demucs(name)
-    if name.endswith(".safetensors"):
-        return _load_checkpoint(Path(name).expanduser())
+    if name in PRETRAINED_MODELS:
+        network, sources = load_pretrained(name)
+        return network.eval(), sources
+    path = Path(name).expanduser()
+    if path.suffix == ".safetensors":
+        return _load_checkpoint(path)
+    if path.suffix == ".pt":
+        network, sources = load_torchaudio_hdemucs(path)
+        return network.eval(), sources
     raise ModelError(
-        f"Separator {name!r} is unknown; use one of {[*BOUNDS, *DEMO_MODELS, *DEMUCS_MODELS]} "
+        f"Separator {name!r} is unknown; use one of {[*BOUNDS, *DEMO_MODELS, *PRETRAINED_MODELS]} "
         f"or the path of a .safetensors checkpoint."
     )
 
@@ -148,7 +150,10 @@ def network_separator(
     device: torch.device,
     official_chunking: bool = False,
 ) -> Separator:
-    """Make a separator of a network that maps `(batch, channel, time)` to `(batch, source, channel, time)`."""
+    """Make a separator of a network that maps `(batch, channel, time)` to `(batch, source, channel, time)`.
+
+    The network sees the mixture normalised as in the recipe, unless it is an Open-Unmix.
+    """
     network = network.to(device).eval()
     order = [sources.index(stem) for stem in STEMS]
 
@@ -158,7 +163,7 @@ def network_separator(
     def separate(song: AtEarSong) -> Tensor:
         if song.sample_rate != SAMPLE_RATE:
             raise AudioError(f"{song.name} has a rate of {song.sample_rate} Hz, not {SAMPLE_RATE}; resample it.")
-        mean, deviation = mono_statistics(song.mixture)
+        mean, deviation = input_statistics(network, song.mixture)
         if deviation == 0:  # nothing to separate in silence
             return torch.zeros(len(STEMS), *song.mixture.shape, dtype=song.mixture.dtype)
         normalised = ((song.mixture - mean) / deviation).to(device, torch.float32)
@@ -172,15 +177,18 @@ def network_separator(
     return separate
 
 
-def mono_statistics(mixture: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the mono version, which a network's input is normalised by.
+def input_statistics(network: torch.nn.Module, mixture: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation that a network's input is normalised by: of the mono version; 0 and 1 for Open-Unmix.
 
     Shape:
         - mixture: `(..., channel, time)`
         - result: each `(..., 1, 1)`
     """
     mono = mixture.mean(-2, keepdim=True)
-    return mono.mean(-1, keepdim=True), mono.std(-1, correction=0, keepdim=True)
+    mean, deviation = mono.mean(-1, keepdim=True), mono.std(-1, correction=0, keepdim=True)
+    if isinstance(network, OpenUnmix):
+        return torch.zeros_like(mean), torch.ones_like(deviation)
+    return mean, deviation
 
 
 def chunked(
@@ -230,20 +238,21 @@ def chunked(
     return result / total
 
 
-def read_card(name: str) -> dict[str, Any]:
-    """Return the card of a demo model or of the checkpoint at a path.
+def network_card(name: str, network: torch.nn.Module) -> dict[str, Any]:
+    """Return the card of a network that `load_network` gave for a name: that of its checkpoint, or a new one.
 
     Raises
     ------
     ModelError
-        If the name stands for neither.
-    CorpusError
-        If the card is missing or not JSON.
+        If no checkpoint can be written of it, as of the bags of models that demucs averages.
     """
-    if name not in DEMO_MODELS and not name.endswith(".safetensors"):
-        raise ModelError(f"{name!r} is no checkpoint, so it has no card; use {list(DEMO_MODELS)} or a .safetensors.")
-    path = DATA / name if name in DEMO_MODELS else Path(name).expanduser()
-    return read_json(path.with_suffix(".json"))
+    if name in DEMO_MODELS or name.endswith(".safetensors"):
+        path = DATA / name if name in DEMO_MODELS else Path(name).expanduser()
+        return read_json(path.with_suffix(".json"))
+    if isinstance(network, HDemucs):
+        _, arguments = network._init_args_kwargs
+        return {"architecture": "hdemucs", "arguments": arguments, "trained_on": f"whatever {name} was trained on"}
+    raise ModelError(f"{name!r} cannot be trained on; start from a .safetensors checkpoint or one of {DEMO_MODELS}.")
 
 
 def save_checkpoint(
@@ -254,7 +263,10 @@ def save_checkpoint(
     The card needs `architecture` and `arguments`; add seeds, steps and how to train it again.
     """
     path = Path(path)
-    state = {name: value.detach().cpu().to(dtype).contiguous() for name, value in network.state_dict().items()}
+    state = {
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
+        for name, value in network.state_dict().items()
+    }
     with atomic_path(path) as temporary:
         save_file(state, temporary)
     write_json(path.with_suffix(".json"), card)
@@ -283,64 +295,31 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise ModelError(f"Checkpoint {path} does not exist; check the path, or train it.")
     card = read_json(card_path)
     try:
-        if card["architecture"] != "hdemucs":
-            raise ModelError(
-                f"{card_path} describes the architecture {card['architecture']!r}; only 'hdemucs' is known."
-            )
-        network = HDemucs(**card["arguments"])
-        sources = tuple(card["arguments"]["sources"])
+        architecture, arguments = card["architecture"], card["arguments"]
+        sources = tuple(arguments["sources"])
     except (KeyError, TypeError) as error:
-        raise ModelError(f"{card_path} does not describe a Hybrid Demucs ({error}); it needs its arguments.") from error
+        raise ModelError(
+            f"{card_path} does not describe a network ({error}); it needs an architecture and its arguments."
+        ) from error
+    if architecture not in ARCHITECTURES:
+        raise ModelError(
+            f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
+        )
     if sorted(sources) != sorted(STEMS):
         raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
+    try:
+        network = ARCHITECTURES[architecture](**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(
+            f"{card_path} holds arguments that {architecture!r} does not take ({error}); "
+            f"use the card that was written with the checkpoint."
+        ) from error
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
-    if not all(torch.isfinite(value).all() for value in state.values()):
-        raise ModelError(f"{path} holds NaN or infinite weights; copy or train it again.")
-    try:
-        network.load_state_dict({name: value.float() for name, value in state.items()})
-    except RuntimeError as error:
-        raise ModelError(
-            f"{path} holds weights of another shape than the network in {card_path.name}; "
-            f"use the card that was written with it ({_first_mismatch(error)})."
-        ) from error
+    fill_network(network, state, path, f"use the {card_path.name} that was written with it")
     return network.eval(), sources
-
-
-def _first_mismatch(error: RuntimeError) -> str:
-    """Return the first of the mismatches that torch lists on lines of their own."""
-    lines = str(error).splitlines()
-    return lines[min(1, len(lines) - 1)].strip().rstrip(".")
-
-
-def _load_from_demucs(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    from demucs.pretrained import get_model  # pulls in the hub client, which nothing else needs
-
-    if name not in _WITHIN_RULES:
-        _logger.warning("%s has been trained on data that the challenge's rules exclude.", name)
-    try:
-        bag = get_model(name)
-    except (Exception, SystemExit) as error:  # demucs lets through whatever its downloaders raise, or exits
-        raise ModelError(
-            f"demucs could not download the model {name!r} ({type(error).__name__}); "
-            f"connect to the internet once, or use a checkpoint."
-        ) from error
-    if not set(STEMS) <= set(bag.sources):
-        raise ModelError(f"The model {name!r} separates {bag.sources}, which lacks one of {list(STEMS)}.")
-    return _ApplyDemucs(bag).eval(), tuple(bag.sources)
-
-
-class _ApplyDemucs(torch.nn.Module):
-    """A bag of demucs models, averaged by demucs' own code with its own segments."""
-
-    def __init__(self, bag: BagOfModels) -> None:
-        super().__init__()
-        self.bag = bag
-
-    def forward(self, mixture: Tensor) -> Tensor:
-        return apply_model(self.bag, mixture, shifts=0, device=mixture.device)
 
 
 def _official_chunks(forward: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ ORDER = (
     "corpus",
     "synthesis",
     "demo",
+    "openunmix",
+    "pretrained",
     "separation",
     "fusion",
     "remix",

@@ -10,6 +10,8 @@ from cadenza_lib import separation
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.demo import tiny_song
 from cadenza_lib.errors import AudioError, CorpusError, ModelError, ParameterError
+from cadenza_lib.files import DATA
+from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
 ARCHITECTURE = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "depth": 6, "nfft": 4096}
@@ -147,6 +149,62 @@ def test_a_checkpoint_gives_the_network_that_was_saved(checkpoint):
     torch.testing.assert_close(separation.load(str(checkpoint))(song), expected, rtol=0, atol=5e-3)
 
 
+@pytest.mark.parametrize("niter", [0, 1])
+def test_an_open_unmix_checkpoint_sees_the_mixture_as_it_is(tmp_path, niter):
+    arguments = {"sources": ["bass", "drums", "other", "vocals"], "hidden_size": 8, "n_fft": 1024, "hop_length": 256}
+    arguments["niter"] = niter
+    torch.manual_seed(0)
+    network = OpenUnmix(**arguments).eval()
+    path = tmp_path / "random.safetensors"
+    separation.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
+    song = tiny_song()
+    with torch.inference_mode():
+        expected = network(song.mixture.float()[None])[0].double()
+    expected = expected[[arguments["sources"].index(stem) for stem in STEMS]]
+    estimate = separation.load(str(path), "cpu")(song)
+    torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-3)  # half-precision weights
+    assert estimate.abs().max() > 0.01
+
+
+def test_a_loud_mixture_is_an_open_unmix_input_like_any_other():
+    """Normalised mixtures would all have one level; what Open-Unmix hears has that of the song."""
+    heard = []
+
+    class Listening(OpenUnmix):
+        def forward(self, mixture: torch.Tensor) -> torch.Tensor:
+            heard.append(mixture)
+            return super().forward(mixture)
+
+    song = tiny_song()
+    network = Listening(STEMS, hidden_size=4, n_fft=512, hop_length=128)
+    separation.network_separator(network, STEMS, torch.device("cpu"))(song)
+    assert torch.equal(heard[0][0], song.mixture.float())
+
+
+def test_counters_of_a_checkpoint_keep_their_value(tmp_path):
+    arguments = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
+    network = OpenUnmix(**arguments)
+    steps = network.target_models["vocals"].bn1.num_batches_tracked
+    steps.fill_(100_001)  # beyond half precision
+    path = tmp_path / "long.safetensors"
+    separation.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
+    loaded, _ = separation.load_network(str(path))
+    assert loaded.target_models["vocals"].bn1.num_batches_tracked == 100_001
+
+
+@pytest.mark.parametrize("name", separation.DEMO_MODELS)
+def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
+    card = json.loads((DATA / f"{name}.json").read_text())
+    program, script, *options = card["command"].split()
+    assert program == "python"
+    assert (DATA.parent / script).is_file()
+    given = dict(zip(options[::2], options[1::2], strict=True))
+    assert f"demo_{given['--architecture']}" == name
+    assert card["architecture"] == given["--architecture"]
+    assert card["steps"] == int(given["--steps"])
+    assert set(card["si_sdr_improvement_db"]) == {"valid", "test"}
+
+
 def test_an_unknown_separator_is_refused_with_the_known_names():
     with pytest.raises(ModelError, match=r"'spleeter' is unknown; use one of \['oracle', 'mixture', 'demo_hdemucs'"):
         separation.load("spleeter")
@@ -167,7 +225,10 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint):
     card = json.loads(checkpoint.with_suffix(".json").read_text())
     card["arguments"]["channels"] = 6
     checkpoint.with_suffix(".json").write_text(json.dumps(card))
-    with pytest.raises(ModelError, match=r"random\.safetensors holds weights of another shape.*size mismatch for"):
+    with pytest.raises(
+        ModelError,
+        match=r"random\.safetensors holds weights of another network.*size mismatch for.*use the random\.json",
+    ):
         separation.load(str(checkpoint))
 
 
@@ -181,9 +242,12 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "spleeter"}, "architecture 'spleeter'; only 'hdemucs'"),
+        ({"architecture": "spleeter"}, r"architecture 'spleeter'; only \['hdemucs', 'openunmix'\] are known"),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
-        ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "does not describe a Hybrid Demucs.*wheels"),
+        ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
+        ({"arguments": {"sources": list(STEMS), "channels": -4}}, "arguments that 'hdemucs' does not take"),
+        ({"arguments": {"sources": list(STEMS), "niter": -1}, "architecture": "openunmix"}, "niter is -1"),
+        ({"arguments": None}, "does not describe a network"),
     ],
 )
 def test_a_wrong_card_is_refused(checkpoint, change, message):

@@ -4,12 +4,12 @@ J. M. Kates and K. H. Arehart, "The Hearing-Aid Audio Quality Index (HAAQI)", IE
 Process. 24(2), 354-365, 2016. doi:10.1109/TASLP.2015.2507858.
 
 Read `score` (what is called), `comparison` (the order of events), `ear` (the model of the ear), `features` (what is
-compared); `alignment` and `noise` are two stages of the ear that have become long, `kernels` holds the inner loops
-and `simd` the vectors they are written with.
+compared). `alignment`, with the FFTs in `correlation`, and `noise` are stages of the ear that have become long;
+`kernels` and `covariance` hold the inner loops, and `simd` the vectors they are written with.
 
-The score is that of ``clarity.evaluator.haaqi.compute_haaqi`` 0.9.0 with the same seed to 5e-9 for signals of a second
-or less and to 1e-9 for longer ones. Both numbers are dominated by rounding: pyclarity's direct-form filters, and
-envelopes stored here as float32. Where pyclarity is odd:
+With the same seed, the score is that of ``clarity.evaluator.haaqi.compute_haaqi`` 0.9.0 to 3e-9 for signals of a second
+or two (5e-9 is tested) and to 1e-9 from ten seconds on. What is left is rounding: about half of it that of pyclarity's
+direct-form filters, the other half that of envelopes stored here as float32. Where pyclarity is odd:
 
 =====================================  ==============================  ==============================================
 case                                   pyclarity 0.9.0                 here
@@ -26,8 +26,8 @@ after pruning the reference's silence
 integers at other rates than 24 kHz    squares wrap around             computed as float64
 equalisation 0 or 3 ...                0: normal ear for the           `ParameterError`
                                        reference; others act like 2
-sample rate rounded to kHz, so that    0.41 for the same sound at      the same number; resample to 24 kHz before
-44.1 kHz is taken for 44               44.1 and at 48 kHz
+sample rate rounded to kHz, so that    0.4 to 0.85 for the same sound  the same number; resample to 24 kHz before
+44.1 kHz is taken for 44               at 44.1 and at 48 kHz
 longer signal cut to the shorter       truncation costs nothing        the same
 equalisation 1: the reference comes    kept, alignment repairs it      the same
 out of NAL-R 70 samples early
