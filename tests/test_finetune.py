@@ -351,3 +351,19 @@ def test_the_command_reports_an_error_in_one_line(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("cadenza: ") for line in lines)
+
+
+def test_open_unmix_is_trained_by_its_own_input_and_with_its_dropout(config, tmp_path):
+    arguments = {"sources": list(STEMS), "hidden_size": 8}
+    torch.manual_seed(0)
+    card = {"architecture": "openunmix", "arguments": arguments}
+    separation.save_checkpoint(separation.ARCHITECTURES["openunmix"](**arguments), tmp_path / "umx.safetensors", card)
+    config = replace(config, init=str(tmp_path / "umx.safetensors"), max_steps=2)
+    finetune(config, tmp_path / "once", progress=False)
+    finetune(replace(config, max_steps=1), tmp_path / "twice", progress=False)
+    finetune(config, tmp_path / "twice", progress=False)  # dropout draws by step, so it needs no state either
+    assert _largest_difference(tmp_path / "once", tmp_path / "twice") == 0
+    stems = separation.load(str(tmp_path / "once" / "last.safetensors"), "cpu")(tiny_song())
+    assert stems.isfinite().all()
+    statistics = separation.input_statistics(separation.load_network(config.init)[0], torch.ones(1, 2, 9))
+    assert [value.item() for value in statistics] == [0, 1]
