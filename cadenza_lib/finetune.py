@@ -67,7 +67,7 @@ BETAS = (0.9, 0.999)
 PRECISIONS = ("32-true", "bf16-mixed")
 
 _MAY_CHANGE = {"max_steps", "device", "devices", "micro_batch", "workers", "checkpoint_every"}
-_VALID_SEED = 0  # of the validation segments: the same for every run, so that losses compare
+_VALID_SEED = 0  # of the validation segments and pairs: the same for every run, so that runs compare
 _STATE_FILE = "training_state.pt"
 
 _LOGGER = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ class _Run:
         split = self.corpus.split(config.split)
         valid = self.corpus.split(config.valid_split)
         self.scenes = training_scenes(self.corpus, split, config.n_scenes, config.scene_seed)
-        self.pairs = choose_pairs(valid.scene_listeners, config.n_valid_pairs, config.scene_seed)
+        self.pairs = choose_pairs(valid.scene_listeners, config.n_valid_pairs, _VALID_SEED)
         self.pairs = self.pairs if config.n_valid_pairs else []
         device = self.fabric.device
         gain_file = out_dir / "at_ear_gains.json" if self.first else None
