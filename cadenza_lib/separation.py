@@ -32,6 +32,7 @@ __all__ = [
     "ARCHITECTURES",
     "BOUNDS",
     "DEMO_MODELS",
+    "ConsistentHDemucs",
     "Separator",
     "chunked",
     "input_statistics",
@@ -50,9 +51,6 @@ BOUNDS = ("oracle", "mixture")
 DEMO_MODELS = ("demo_hdemucs", "demo_openunmix")
 """Small networks trained on the demo corpus; their cards in `data/` tell how."""
 
-ARCHITECTURES: dict[str, Callable[..., torch.nn.Module]] = {"hdemucs": HDemucs, "openunmix": OpenUnmix}
-"""Networks by the name that a checkpoint's card gives them."""
-
 SEGMENT_S = 10.0
 """Length of the chunks a long signal is separated in; the recipe's is 11 s."""
 
@@ -61,6 +59,32 @@ OVERLAP = 0.25
 
 _OFFICIAL_CHUNK_S = 11.0  # segment 10 s times (1 + overlap 0.1) in pyclarity's `separate_sources`
 _OFFICIAL_FADE_S = 0.1
+
+
+class ConsistentHDemucs(HDemucs):
+    """Hybrid Demucs whose stems sum to its input: what they miss of it is shared out equally.
+
+    S. Wisdom, J. R. Hershey, K. Wilson, J. Thorpe, M. Chinen, B. Patton and R. A. Saurous, "Differentiable consistency
+    constraints for improved deep speech enhancement", ICASSP 2019, equation 6. A small network leaves out much of what
+    lies between and above the strong partials, and HAAQI hears that.
+
+    Shape:
+        - mix: `(batch, channel, time)`
+        - result: `(batch, source, channel, time)`
+    """
+
+    def forward(self, mix: Tensor) -> Tensor:
+        """Return the stems."""
+        stems = super().forward(mix)
+        return stems + (mix - stems.sum(1)).unsqueeze(1) / len(self.sources)
+
+
+ARCHITECTURES: dict[str, Callable[..., torch.nn.Module]] = {
+    "hdemucs": HDemucs,
+    "hdemucs_consistent": ConsistentHDemucs,
+    "openunmix": OpenUnmix,
+}
+"""Networks by the name that a checkpoint's card gives them."""
 
 
 class Separator(Protocol):

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.demo import DemoCorpus
-from cadenza_lib.files import DATA
+from cadenza_lib.files import DATA, read_json
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import GAIN_STEPS_DB, STEMS
 from cadenza_lib.separation import ARCHITECTURES, load, load_network, save_checkpoint
@@ -27,6 +27,7 @@ from cadenza_lib.synthesis import render_song
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
 ARGUMENTS = {
     "hdemucs": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
+    "hdemucs_consistent": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "openunmix": {"sources": list(STEMS), "hidden_size": 64, "n_fft": 2048, "hop_length": 512},
 }
 BETAS = (0.9, 0.999)
@@ -62,7 +63,7 @@ def main() -> None:
             torch.nn.init.constant_(target.output_mean, 1 / len(STEMS))
             torch.nn.init.constant_(target.output_scale, 1 / len(STEMS))
     if arguments.init is not None:
-        network = load_network(str(arguments.init))[0].train()
+        network.load_state_dict(load_network(str(arguments.init))[0].state_dict())
     network.to(arguments.device)
     average = torch.optim.swa_utils.AveragedModel(
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay)
@@ -149,9 +150,12 @@ def card(arguments: argparse.Namespace, steps: int, duration_s: float) -> dict[s
         "trained_on": f"dry songs of cadenza_lib.synthesis, seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
         "command": f"python data/train_demo.py --architecture {arguments.architecture} --steps {arguments.steps} "
         f"--songs {arguments.songs} --batch {arguments.batch} --segment-s {arguments.segment_s} "
-        f"--learning-rate {arguments.learning_rate} --seed {arguments.seed}",
+        f"--learning-rate {arguments.learning_rate} --ema-decay {arguments.ema_decay} "
+        f"--remix-weight {arguments.remix_weight} --seed {arguments.seed}"
+        + (f" --init {arguments.init.name}" if arguments.init else ""),
+        "init": read_json(arguments.init.with_suffix(".json")) if arguments.init else None,
         "steps": steps,
-        "loss": "L1 between estimated and true stems",
+        "loss": f"L1 of stems + {arguments.remix_weight} x log-spectral L1 of remixes",
         "optimiser": f"Adam {BETAS}, one cycle, EMA {arguments.ema_decay}",
         "device": arguments.device,
         "threads": torch.get_num_threads(),

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from cadenza_lib import demo, separation
+from cadenza_lib import demo, evaluation, separation
 from cadenza_lib.corpus import AtEarSong, Corpus
 from cadenza_lib.files import DATA
 from cadenza_lib.listeners import pure_tone_average_db_hl
@@ -89,6 +89,22 @@ def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
             estimate = separator(AtEarSong(song, stems, mixture))
             improvement.append(_si_sdr_db(estimate, stems) - _si_sdr_db(mixture.expand_as(stems), stems))
     assert float(torch.stack(improvement).mean()) > 8.0
+
+
+@pytest.mark.slow
+def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perfect_stems():
+    corpus = demo.open_corpus("demo")
+    split = corpus.split("valid")
+    listener = split.listeners["N2"]
+    mean = dict.fromkeys(("mixture", "demo_hdemucs", "oracle"), 0.0)
+    scenes = list(split.scenes)[::4]  # one of each song
+    for scene_id in scenes:
+        song, gains_db = corpus.at_ear_song(split, split.scenes[scene_id]), corpus.gains_db(split.scenes[scene_id])
+        for system in mean:
+            output = evaluation.enhance(song, separation.load(system, "cpu")(song), gains_db, listener, clip=False)
+            reference = evaluation.reference_remix(song, gains_db)
+            mean[system] += evaluation.score(output, reference, listener, scene_id).mean / len(scenes)
+    assert mean["mixture"] + 0.02 < mean["demo_hdemucs"] < mean["oracle"] - 0.1
 
 
 def test_the_demo_checkpoint_is_small():
