@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.listeners import EARS
-from cadenza_lib.loudness import convolve, loudness_matching_gain
+from cadenza_lib.loudness import loudness_matching_gain
 
 __all__ = [
     "INT16_SCALE",
@@ -44,8 +45,10 @@ _HRTF_TAPS = 256
 _HRTF_LEAD_S = 0.001  # room before the first arrival for the response's own onset
 
 
-def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> Tensor:
-    """Read a sound file as float64 in [-1, 1).
+def read_audio(
+    path: Path | str, sample_rate: int, channels: int | None = 2, start: int = 0, stop: int | None = None
+) -> Tensor:
+    """Read a sound file, or only its samples from `start` to `stop`, as float64 in [-1, 1).
 
     Shape:
         - result: `(channel, time)`
@@ -59,7 +62,7 @@ def read_audio(path: Path | str, sample_rate: int, channels: int | None = 2) -> 
     if not path.is_file():
         raise AudioError(f"{path} does not exist; check the corpus against data/README.md.")
     try:
-        samples, rate = soundfile.read(path, dtype="float64", always_2d=True)
+        samples, rate = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
     except (soundfile.LibsndfileError, OSError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
         raise AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.") from error
@@ -134,8 +137,11 @@ def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
     >>> torch.allclose(loudspeakers_to_ears(signal, delta), signal)
     True
     """
-    paths = convolve(signal[..., :, None, :], hrtf.to(signal))  # (..., loudspeaker, ear, time + tap - 1)
-    return paths.sum(-3)[..., : signal.shape[-1]]
+    # Both loudspeakers are added before the inverse transform, which takes most of the time.
+    size = next_fast_len(signal.shape[-1] + hrtf.shape[-1] - 1, real=True)
+    spectrum, response = torch.fft.rfft(signal, size), torch.fft.rfft(hrtf.to(signal), size)
+    heard = torch.einsum("...lf,lef->...ef", spectrum, response)
+    return torch.fft.irfft(heard, size)[..., : signal.shape[-1]]
 
 
 def at_ears(signal: Tensor, hrtf: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:

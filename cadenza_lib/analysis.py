@@ -14,9 +14,23 @@ import pandas as pd
 
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import Settings, read_scores, read_settings
+from cadenza_lib.finetune import read_result
 from cadenza_lib.listeners import EARS, Listener, ear_table
 
-__all__ = ["bootstrap_interval", "correlation_table", "summary_table", "system_label", "tidy_table"]
+__all__ = [
+    "PAPER_DATA_SIZE",
+    "bootstrap_interval",
+    "correlation_table",
+    "data_size_table",
+    "summary_table",
+    "system_label",
+    "tidy_table",
+]
+
+PAPER_DATA_SIZE = {100: 0.6766, 200: 0.6792, 300: 0.6781, 400: 0.6785, 800: 0.6796}
+"""Table 1 of the paper: validation HAAQI by number of training scenes, of which the official set has 400."""
+
+_PAPER_OFFICIAL_SCENES = 400
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -121,6 +135,48 @@ def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
+    """Return validation HAAQI by the size of the training set, the paper's Table 1 beside ours.
+
+    The paper's row with the same share of the official training set is put beside each of ours.
+
+    Parameters
+    ----------
+    run_dirs
+        Directories of finished runs of `finetune.finetune`, which differ in `n_scenes` and in seeds.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: n_scenes, share (of the split's own scenes), n_runs, haaqi_before, haaqi (mean over runs of the best
+        checkpoint), sd (over runs, NaN for one), paper_n_scenes, paper_haaqi (NaN where the paper has none).
+
+    Raises
+    ------
+    ParameterError
+        If no run is given, or one has no validation HAAQI.
+    CorpusError
+        If a run is not finished.
+    """
+    if not run_dirs:
+        raise ParameterError("No runs were given; name at least one directory that 02_finetune wrote.")
+    rows = []
+    for folder in run_dirs:
+        result = read_result(folder)
+        if result.haaqi_best is None:
+            raise ParameterError(f"{folder} has no validation HAAQI; train with n_valid_pairs above 0.")
+        share = result.n_scenes / result.n_split_scenes
+        rows.append((result.n_scenes, share, result.haaqi_before, result.haaqi_best))
+    runs = pd.DataFrame(rows, columns=["n_scenes", "share", "haaqi_before", "haaqi"])
+    table = runs.groupby(["n_scenes", "share"], as_index=False).agg(
+        n_runs=("haaqi", "size"), haaqi_before=("haaqi_before", "mean"), haaqi=("haaqi", "mean"), sd=("haaqi", "std")
+    )
+    paper = {number / _PAPER_OFFICIAL_SCENES: (number, haaqi) for number, haaqi in PAPER_DATA_SIZE.items()}
+    beside = [paper.get(share, (np.nan, np.nan)) for share in table["share"]]
+    table[["paper_n_scenes", "paper_haaqi"]] = beside
+    return table
 
 
 def correlation_table(table: pd.DataFrame, predictor: str = "pta_db_hl", seed: int = 0) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from torch import Tensor
 
@@ -128,6 +129,46 @@ class Corpus:
             raise ParameterError(f"Split {split.name!r} has no dry song {name!r}; it has {len(split.songs)} dry songs.")
         return self._read_song(split.songs[name])
 
+    def song_length(self, split: Split, scene: Scene) -> int:
+        """Return the length of a scene's song in samples, by its header alone where it lies on disk."""
+        folder = self._stored_at_ears(split, scene)
+        return _length(folder) if folder else self._dry_length(split.songs[scene.music])
+
+    def has_at_ear_audio(self, split: Split, scene: Scene) -> bool:
+        """Tell whether the song of a scene lies on disk as it sounds at the ears."""
+        return self._stored_at_ears(split, scene) is not None
+
+    def at_ear_excerpt(self, split: Split, scene: Scene, start: int, stop: int) -> Tensor:
+        """Return samples `start` to `stop` of a song at the ears that lies on disk, reading no others.
+
+        Shape:
+            - result: `(stem + 1, channel, time)`, float64, the mixture last
+
+        Raises
+        ------
+        AudioError
+            If a file is missing or unusable.
+        CorpusError
+            If the song does not lie on disk as it sounds at the ears.
+        """
+        folder = self._stored_at_ears(split, scene)
+        if folder is None:
+            raise CorpusError(f"{scene.at_ear_song} does not lie in {self.root} at the ears; simulate it.")
+        return _read_excerpt(folder, start, stop)
+
+    def dry_excerpt(self, split: Split, name: str, start: int, stop: int) -> Tensor:
+        """Return samples `start` to `stop` of a dry song, reading no others.
+
+        Shape:
+            - result: `(stem + 1, channel, time)`, float64, the mixture last
+
+        Raises
+        ------
+        AudioError
+            If a file is missing or unusable.
+        """
+        return self._read_dry_excerpt(split.songs[name], start, stop)
+
     def hrtf(self, position: str) -> Tensor:
         """Return the HRTFs of a head position by id, `(loudspeaker, ear, tap)`, float64."""
         if position not in self.head_positions:
@@ -143,7 +184,7 @@ class Corpus:
             If a file is missing or unusable, the song is silent, or it is shorter than 0.4 s.
         """
         name = scene.at_ear_song
-        if name in split.at_ear_songs and (stored := self._at_ear_folder(split.at_ear_songs[name])).is_dir():
+        if stored := self._stored_at_ears(split, scene):
             stems, mixture = _read_stems(stored)
         elif scene.music in split.songs:
             dry_stems, dry_mixture = self.song(split, scene.music)
@@ -163,10 +204,24 @@ class Corpus:
         """Read a dry song by its metadata; the demo corpus renders it instead."""
         return _read_stems(self.root / "audio" / "music" / entry["Path"])
 
+    def _read_dry_excerpt(self, entry: dict[str, Any], start: int, stop: int) -> Tensor:
+        """Read part of a dry song by its metadata; the demo corpus renders it instead."""
+        return _read_excerpt(self.root / "audio" / "music" / entry["Path"], start, stop)
+
+    def _dry_length(self, entry: dict[str, Any]) -> int:
+        """Return the length of a dry song in samples; the demo corpus renders it instead."""
+        return _length(self.root / "audio" / "music" / entry["Path"])
+
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
         """Read the HRTFs of a head position; the demo corpus computes them instead."""
         folder = self.root / "audio" / "hrtf"
         return load_hrtf(folder, position.mic, position.subject, position.left_angle, position.right_angle)
+
+    def _stored_at_ears(self, split: Split, scene: Scene) -> Path | None:
+        """Return the directory of a scene's song at the ears, None if it is not on disk and must be simulated."""
+        entry = split.at_ear_songs.get(scene.at_ear_song)
+        folder = None if entry is None else self._at_ear_folder(entry)
+        return folder if folder is not None and folder.is_dir() else None
 
     def _at_ear_folder(self, entry: dict[str, Any]) -> Path:
         return self.root / "audio" / "at_mic_music" / entry["Path"]
@@ -292,3 +347,22 @@ def _read_stems(folder: Path) -> tuple[Tensor, Tensor]:
                 f"all five files of a song must have one length."
             )
     return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
+
+
+def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
+    """Read samples `start` to `stop` of the four stems and the mixture, `(stem + 1, channel, time)`."""
+    files = [folder / f"{name}.wav" for name in (*STEMS, "mixture")]
+    signals = [read_audio(file, SAMPLE_RATE, start=start, stop=stop) for file in files]
+    for file, signal in zip(files, signals, strict=True):
+        if signal.shape[-1] != stop - start:
+            raise AudioError(f"{file} ends before sample {stop}, unlike mixture.wav; copy or download it again.")
+    return torch.stack(signals)
+
+
+def _length(folder: Path) -> int:
+    """Return the length of a song in samples, by the header of its mixture."""
+    path = folder / "mixture.wav"
+    try:
+        return int(soundfile.info(path).frames)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise AudioError(f"{path} is missing or cannot be read as audio; check the corpus.") from error

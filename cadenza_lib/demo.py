@@ -5,6 +5,7 @@ from their seeds and HRTFs are computed when they are read. The `tiny_*` factori
 through the whole chain, for tests and doctests.
 """
 
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ SPLITS = {"train": (1, 6, 16.0), "valid": (7, 4, 12.0), "test": (11, 4, 12.0)}
 HEAD_RADII_M = {"sphere_S": 0.0800, "sphere_M": 0.0875, "sphere_L": 0.0950}
 """The demo's subjects: spherical heads, the middle one of average size."""
 
+_SONGS_IN_MEMORY = 16  # of 28 MB each; more than a split has
 _SCENES_PER_SONG = 4  # as in the challenge
 _LISTENERS_PER_SCENE = 2
 _EAR_PAIRS = (
@@ -55,6 +57,8 @@ class DemoCorpus(Corpus):
 
     def __init__(self) -> None:
         super().__init__(DATA / "demo")
+        self._rendered: dict[int, Tensor] = {}  # by seed: excerpts must not render a whole song each
+        self._rendering = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -64,6 +68,22 @@ class DemoCorpus(Corpus):
     def _read_song(self, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
         stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"]).double())  # as if read from 16-bit files
         return stems, stems.sum(0)
+
+    def _read_dry_excerpt(self, entry: dict[str, Any], start: int, stop: int) -> Tensor:
+        return self._song_in_memory(entry)[..., start:stop].double()
+
+    def _dry_length(self, entry: dict[str, Any]) -> int:
+        return self._song_in_memory(entry).shape[-1]
+
+    def _song_in_memory(self, entry: dict[str, Any]) -> Tensor:
+        """Return stems and mixture, `(stem + 1, channel, time)`; float32 holds sums of 16-bit values exactly."""
+        with self._rendering:
+            if entry["Seed"] not in self._rendered:
+                stems, mixture = self._read_song(entry)
+                while len(self._rendered) >= _SONGS_IN_MEMORY:
+                    self._rendered.pop(next(iter(self._rendered)))
+                self._rendered[entry["Seed"]] = torch.cat([stems, mixture[None]]).float()
+            return self._rendered[entry["Seed"]]
 
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
         return spherical_head_hrtf(position.left_angle, position.right_angle, HEAD_RADII_M[position.subject])

@@ -17,7 +17,17 @@ from matplotlib.ticker import NullLocator
 from cadenza_lib.files import atomic_path
 from cadenza_lib.listeners import EARS
 
-__all__ = ["EAR_STYLE", "audiograms", "haaqi_against_pta", "hrtf_magnitude", "save", "stem_levels", "style"]
+__all__ = [
+    "EAR_STYLE",
+    "audiograms",
+    "data_size",
+    "haaqi_against_pta",
+    "hrtf_magnitude",
+    "loss_curves",
+    "save",
+    "stem_levels",
+    "style",
+]
 
 EAR_STYLE: dict[str, dict[str, Any]] = {
     "left": {"color": "#0173b2", "marker": "x"},
@@ -143,6 +153,58 @@ def stem_levels(table: pd.DataFrame, axes: Axes, title: str = "Loudness at the e
     axes.set_ylabel("Integrated loudness (LUFS)")
     axes.set_title(title)
     axes.legend(title="Scene", loc="best")
+    return axes
+
+
+def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> Axes:
+    """Draw the training loss of each step, its running mean, and the validation loss.
+
+    Parameters
+    ----------
+    metrics
+        As from `finetune.read_metrics`: step, loss, valid_loss.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    steps = metrics.dropna(subset="loss")
+    validations = metrics.dropna(subset="valid_loss")
+    window = max(1, len(steps) // 20)
+    smooth = steps["loss"].rolling(window, center=True, min_periods=1).mean()
+    axes.plot(steps["step"], steps["loss"], color="0.75", linewidth=0.8, label="training, each step")
+    axes.plot(steps["step"], smooth, color="0.25", label=f"training, mean of {window}")
+    axes.plot(validations["step"], validations["valid_loss"], "o--", color="#de8f05", label="validation")
+    axes.set_xlabel("Step")
+    axes.set_ylabel("Loss (weighted L1)")
+    axes.set_title(title)
+    axes.legend()
+    return axes
+
+
+def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str | None = None) -> Axes:
+    """Draw HAAQI against the size of the training set, relative to the official one, with error bars over runs.
+
+    Parameters
+    ----------
+    table
+        As from `analysis.data_size_table`.
+    axes
+        To draw into.
+    column
+        "haaqi" for our runs, "paper_haaqi" for the paper's.
+    title
+        Of the axes.
+    """
+    rows = table.dropna(subset=column)
+    spread = rows["sd"] if column == "haaqi" else None
+    axes.errorbar(rows["share"], rows[column], yerr=spread, fmt="o-", capsize=4, color="#0173b2")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(rows["share"], [f"{share:.4g}" for share in rows["share"]])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("Training scenes / official scenes")
+    axes.set_ylabel("Validation HAAQI")
+    axes.set_title(title if title is not None else "Size of the training set")
     return axes
 
 

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
@@ -34,10 +35,13 @@ __all__ = [
     "MaskedHDemucs",
     "Separator",
     "chunked",
+    "input_statistics",
     "load",
     "load_network",
+    "network_card",
     "network_separator",
     "save_checkpoint",
+    "save_stems",
     "select_device",
 ]
 
@@ -195,10 +199,7 @@ def network_separator(
     def separate(song: AtEarSong) -> Tensor:
         if song.sample_rate != SAMPLE_RATE:
             raise AudioError(f"{song.name} has a rate of {song.sample_rate} Hz, not {SAMPLE_RATE}; resample it.")
-        mono = song.mixture.mean(-2)
-        mean, deviation = mono.mean(), mono.std(correction=0)
-        if isinstance(network, OpenUnmix):
-            mean, deviation = torch.zeros_like(mean), torch.ones_like(deviation)
+        mean, deviation = input_statistics(network, song.mixture)
         if deviation == 0:  # nothing to separate in silence
             return torch.zeros(len(STEMS), *song.mixture.shape, dtype=song.mixture.dtype)
         normalised = ((song.mixture - mean) / deviation).to(device, torch.float32)
@@ -210,6 +211,20 @@ def network_separator(
         return estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
 
     return separate
+
+
+def input_statistics(network: torch.nn.Module, mixture: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation that a network's input is normalised by: of the mono version; 0 and 1 for Open-Unmix.
+
+    Shape:
+        - mixture: `(..., channel, time)`
+        - result: each `(..., 1, 1)`
+    """
+    mono = mixture.mean(-2, keepdim=True)
+    mean, deviation = mono.mean(-1, keepdim=True), mono.std(-1, correction=0, keepdim=True)
+    if isinstance(network, OpenUnmix):
+        return torch.zeros_like(mean), torch.ones_like(deviation)
+    return mean, deviation
 
 
 def chunked(
@@ -259,19 +274,47 @@ def chunked(
     return result / total
 
 
-def save_checkpoint(network: torch.nn.Module, path: Path | str, card: dict[str, Any]) -> None:
-    """Write a network as half-precision safetensors, and its card as JSON beside it.
+def network_card(name: str, network: torch.nn.Module) -> dict[str, Any]:
+    """Return the card of a network that `load_network` gave for a name: that of its checkpoint, or a new one.
+
+    Raises
+    ------
+    ModelError
+        If no checkpoint can be written of it, as of the bags of models that demucs averages.
+    """
+    if name in DEMO_MODELS or name.endswith(".safetensors"):
+        path = DATA / name if name in DEMO_MODELS else Path(name).expanduser()
+        return read_json(path.with_suffix(".json"))
+    if isinstance(network, HDemucs):
+        _, arguments = network._init_args_kwargs
+        return {"architecture": "hdemucs", "arguments": arguments, "trained_on": f"whatever {name} was trained on"}
+    raise ModelError(f"{name!r} cannot be trained on; start from a .safetensors checkpoint or one of {DEMO_MODELS}.")
+
+
+def save_checkpoint(
+    network: torch.nn.Module, path: Path | str, card: dict[str, Any], dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a network as safetensors, in half precision unless told otherwise, and its card as JSON beside it.
 
     The card needs `architecture` and `arguments`; add seeds, steps and how to train it again.
     """
     path = Path(path)
     state = {
-        name: value.detach().cpu().to(torch.float16 if value.is_floating_point() else value.dtype).contiguous()
+        name: value.detach().cpu().to(dtype if value.is_floating_point() else value.dtype).contiguous()
         for name, value in network.state_dict().items()
     }
     with atomic_path(path) as temporary:
         save_file(state, temporary)
     write_json(path.with_suffix(".json"), card)
+
+
+def save_stems(stems: Tensor, folder: Path | str) -> list[Path]:
+    """Write stems `(stem, channel, time)` as 16-bit FLAC files at their own level, and return the paths."""
+    paths = [Path(folder) / f"{name}.flac" for name in STEMS]
+    for path, stem in zip(paths, quantise_16bit(stems), strict=True):
+        with atomic_path(path) as temporary:
+            soundfile.write(temporary, stem.numpy().T, SAMPLE_RATE, subtype="PCM_16", format="FLAC")
+    return paths
 
 
 def _oracle(song: AtEarSong) -> Tensor:

@@ -10,9 +10,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from cadenza_lib import analysis
 from cadenza_lib.analysis import bootstrap_interval, correlation_table, summary_table, system_label, tidy_table
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import COLUMNS, OFFICIAL_COLUMNS, Settings
+from cadenza_lib.files import write_json
+from cadenza_lib.finetune import Result
 from cadenza_lib.listeners import Listener, standard_audiogram
 
 LISTENERS = {
@@ -261,3 +264,25 @@ def test_correlation_with_a_constant_column_is_nan_and_warns_of_nothing(constant
 def test_correlation_with_unknown_clipping_is_nan_and_warns_of_nothing(tmp_path: Path) -> None:
     table = tidy_table([write_scores(tmp_path / "baseline", columns=OFFICIAL_COLUMNS)], LISTENERS)
     assert correlation_table(table, "clipped_share")[["pearson_r", "ci_low", "ci_high"]].isna().all(axis=None)
+
+
+def test_data_size_table_averages_runs_and_puts_the_papers_row_beside_them(tmp_path):
+    for number, (n_scenes, haaqi) in enumerate([(6, 0.5), (6, 0.6), (24, 0.7), (48, 0.8), (12, 0.65), (5, 0.4)]):
+        result = Result(3, 3, 0.1, 0.05, 0.3, haaqi, n_scenes, 24, 0.0)
+        write_json(tmp_path / str(number) / "result.json", asdict(result))
+    table = analysis.data_size_table([tmp_path / str(number) for number in range(6)]).set_index("n_scenes")
+    assert table["share"].to_dict() == {5: 5 / 24, 6: 0.25, 12: 0.5, 24: 1.0, 48: 2.0}
+    assert table["n_runs"].to_dict() == {5: 1, 6: 2, 12: 1, 24: 1, 48: 1}
+    assert table.loc[6, "haaqi"] == pytest.approx(0.55)
+    assert table.loc[6, "sd"] == pytest.approx(0.1 / 2**0.5)
+    assert np.isnan(table.loc[24, "sd"])
+    paper = table["paper_haaqi"].dropna().to_dict()  # Table 1: 100, 200, 400 and 800 of 400 scenes
+    assert paper == {6: 0.6766, 12: 0.6792, 24: 0.6785, 48: 0.6796}
+
+
+def test_data_size_table_refuses_runs_without_scores(tmp_path):
+    write_json(tmp_path / "result.json", asdict(Result(3, 3, 0.1, 0.05, None, None, 6, 24, 0.0)))
+    with pytest.raises(ParameterError, match="has no validation HAAQI; train with n_valid_pairs above 0"):
+        analysis.data_size_table([tmp_path])
+    with pytest.raises(ParameterError, match="No runs were given"):
+        analysis.data_size_table([])

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib import colors
@@ -200,3 +201,22 @@ def test_save_writes_png_pdf_with_truetype_fonts_and_the_data(name: str, tmp_pat
     assert b"/FontFile2" in pdf  # TrueType, embedded: text stays text in a paper
     assert b"/Type3" not in pdf  # what many publishers refuse
     pd.testing.assert_frame_equal(pd.read_csv(files[2]), table, rtol=1e-14)  # digits that pandas' reader may lose
+
+
+def test_loss_curves_show_training_and_validation():
+    metrics = pd.DataFrame(
+        {"step": [0, 1, 2, 2], "loss": [np.nan, 3.0, 2.0, np.nan], "valid_loss": [4.0, np.nan, np.nan, 1.0]}
+    )
+    _, axes = plt.subplots()
+    each, _, validation = figures.loss_curves(metrics, axes).lines
+    assert each.get_xydata().tolist() == [[1, 3], [2, 2]]
+    assert validation.get_xydata().tolist() == [[0, 4], [2, 1]]
+    plt.close("all")
+
+
+def test_data_size_shows_each_size_at_its_share():
+    table = pd.DataFrame({"share": [0.25, 1.0], "haaqi": [0.5, 0.6], "sd": [0.1, np.nan], "paper_haaqi": [np.nan, 0.7]})
+    _, axes = plt.subplots(1, 2)
+    assert figures.data_size(table, axes[0]).lines[0].get_xydata().tolist() == [[0.25, 0.5], [1.0, 0.6]]
+    assert figures.data_size(table, axes[1], "paper_haaqi").lines[0].get_xydata().tolist() == [[1.0, 0.7]]
+    plt.close("all")

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 from safetensors.torch import save_file
@@ -309,3 +310,30 @@ def test_a_demucs_bag_is_called_with_its_own_order_of_sources(monkeypatch):
     estimate = separation.load("mdx", "cpu")(song)
     assert estimate.shape == song.stems.shape
     assert estimate.isfinite().all()
+
+
+def test_a_network_without_a_checkpoint_gets_a_card_that_builds_it_again():
+    card = separation.network_card("hdemucs_high_musdb", HDemucs(**ARCHITECTURE))
+    again = separation.ARCHITECTURES[card["architecture"]](**card["arguments"])
+    again.load_state_dict(HDemucs(**ARCHITECTURE).state_dict())
+    json.dumps(card)
+    with pytest.raises(ModelError, match="'mdx' cannot be trained on; start from"):
+        separation.network_card("mdx", torch.nn.Identity())
+
+
+def test_full_precision_is_kept_where_it_is_asked_for(tmp_path):
+    network = HDemucs(**ARCHITECTURE)
+    card = {"architecture": "hdemucs", "arguments": ARCHITECTURE}
+    separation.save_checkpoint(network, tmp_path / "full.safetensors", card, torch.float32)
+    loaded, _ = separation.load_network(str(tmp_path / "full.safetensors"))
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_stems_are_saved_at_their_own_level(tmp_path):
+    stems = 0.25 * tiny_song(0.5).stems
+    paths = separation.save_stems(stems, tmp_path)
+    assert [path.name for path in paths] == [f"{stem}.flac" for stem in STEMS]
+    for path, stem in zip(paths, stems, strict=True):
+        samples, rate = soundfile.read(path)
+        assert rate == 44100
+        np.testing.assert_allclose(samples.T, stem.numpy(), rtol=0, atol=1 / 32768)

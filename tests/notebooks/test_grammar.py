@@ -108,7 +108,8 @@ def test_code_cells_are_few_and_short(notebook: NotebookNode) -> None:
     assert len(cells) <= MAX_CODE_CELLS
     for cell in cells:
         assert cell.source.strip(), "an empty cell"
-        assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
+        if cell is not parameters_cell(notebook):  # which has a line for each
+            assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
 
 
 def test_functions_are_short(notebook: NotebookNode) -> None:

@@ -11,10 +11,14 @@ import papermill
 import pyloudnorm
 import pytest
 import soundfile
+import torch
+from demucs.hdemucs import HDemucs
 
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import tiny_corpus
 from cadenza_lib.listeners import pure_tone_average_db_hl, standard_audiogram
+from cadenza_lib.scenes import STEMS
+from cadenza_lib.separation import save_checkpoint
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SPLIT = "train"
@@ -157,3 +161,67 @@ def test_05_haaqi_vs_audiogram_averages_the_scores_it_was_given(
         assert pta.loc[label, "pearson_r"] == pytest.approx(expected, abs=ROUNDING)
     check_report(out)
     check_quiet(out)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a network of random weights, small enough to be trained in a test."""
+    architecture = {"sources": list(STEMS), "channels": 4, "nfft": 4096, "depth": 6}
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("checkpoint") / "random.safetensors"
+    save_checkpoint(HDemucs(**architecture), path, {"architecture": "hdemucs", "arguments": architecture})
+    return path
+
+
+@pytest.fixture(scope="module")
+def fine_tunings(corpus: Path, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Run 02_finetune on one and on two scenes, and return where the runs lie."""
+    root = tmp_path_factory.mktemp("fine_tunings")
+    return {
+        n_scenes: run(
+            "02_finetune",
+            root / str(n_scenes),
+            corpus=str(corpus),
+            init=str(checkpoint),
+            valid_split=SPLIT,
+            n_scenes=n_scenes,
+            segment_s=0.5,
+            batch_size=2,
+            learning_rate=1e-2,
+            max_steps=4,
+            valid_every=0,
+            n_valid_pairs=1,
+            device="cpu",
+        )
+        for n_scenes in (1, 2)
+    }
+
+
+def test_02_finetune_lowers_the_loss_and_reports_the_scores_of_its_validations(fine_tunings: dict[int, Path]) -> None:
+    for n_scenes, out in fine_tunings.items():
+        result = json.loads((out / "result.json").read_text())
+        assert result["steps"] == 4
+        assert result["n_scenes"] == n_scenes == len(pd.read_csv(out / "scenes.csv"))
+        curve = pd.read_csv(out / "loss_curves.csv")
+        validations = curve.dropna(subset="valid_loss").set_index("step")["valid_loss"]
+        assert validations[4] < validations[0]
+        summary = pd.read_csv(out / "summary.csv").set_index("system")["haaqi"]
+        assert list(summary.index) == ["step 0", "step 4"]
+        for step in (0, 4):
+            folder = out / "validation" / f"step_{step:06d}"
+            assert summary[f"step {step}"] == pytest.approx(ear_scores(folder).mean(), abs=ROUNDING)
+        assert result["haaqi_best"] == pytest.approx(summary.max(), abs=ROUNDING)
+        for name in ("true", "before", "after"):
+            assert soundfile.info(out / "examples" / name / "vocals.flac").samplerate == 44100
+        check_report(out)
+        check_quiet(out)
+
+
+def test_06_report_puts_the_papers_table_beside_ours(fine_tunings: dict[int, Path], tmp_path: Path) -> None:
+    out = run("06_report", tmp_path / "out", data_size_runs=[str(folder) for folder in fine_tunings.values()])
+    table = pd.read_csv(out / "table1.csv").set_index("n_scenes")
+    for n_scenes, folder in fine_tunings.items():
+        result = json.loads((folder / "result.json").read_text())
+        assert table.loc[n_scenes, "haaqi"] == pytest.approx(result["haaqi_best"], abs=ROUNDING)
+        assert table.loc[n_scenes, "share"] == n_scenes / result["n_split_scenes"]
+    check_report(out)

@@ -1,0 +1,613 @@
+"""Fine-tune a separator on at-ear segments, towards any stages of the chain (sections 2.3 and 3 of the paper).
+
+One process or several (Lightning Fabric; DDP): `batch_size` counts the segments of all of them, so their number does
+not change the result. What a step sees depends on seed and step alone, so the state of a run is that of its networks
+and optimiser: it lies in one file, `training_state.pt`, that is replaced as a whole. A run that was killed at any
+moment goes on from there, and on the CPU ends with the weights of an unbroken run, bit for bit.
+
+    out_dir/  config.json             what was asked for; another configuration is refused
+              metrics.jsonl           one object per step, and one per validation
+              validation/step_<n>/    scores.csv and enhanced signals, as `evaluation.evaluate` writes them
+              best.safetensors        the validated weights with the highest HAAQI (lowest loss if n_valid_pairs is 0)
+              last.safetensors        those after the last step; each with a JSON card, both for `separation.load`
+              result.json             written last: the mark of a finished run
+
+Several processes: `devices` of the configuration, or, on one machine or many, this module under torchrun:
+
+    torchrun --nproc-per-node 3 -m cadenza_lib.finetune config.json out_dir
+"""
+
+import contextlib
+import copy
+import importlib.util
+import json
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cadenza_lib import __version__
+from cadenza_lib.demo import open_corpus
+from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
+from cadenza_lib.evaluation import Settings, evaluate
+from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
+from cadenza_lib.separation import (
+    input_statistics,
+    load_network,
+    network_card,
+    network_separator,
+    save_checkpoint,
+    select_device,
+)
+from cadenza_lib.targets import TargetLoss
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Config", "Result", "finetune", "main", "read_config", "read_metrics", "read_result", "separate_segments"]
+
+BETAS = (0.9, 0.999)
+"""Of Adam, as in the paper."""
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+_MAY_CHANGE = {"max_steps", "device", "devices", "micro_batch", "workers", "checkpoint_every"}
+_VALID_SEED = 0  # of the validation segments and pairs: the same for every run, so that runs compare
+_STATE_FILE = "training_state.pt"
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run; the defaults are the paper's where it tells them."""
+
+    corpus: str = "demo"  # "demo", or the directory that holds metadata/ and audio/
+    split: str = "train"  # split to train on
+    valid_split: str = "valid"  # split to validate on
+    init: str = "demo_hdemucs"  # what to start from, see `separation.load_network`
+    targets: tuple[str, ...] = ("stems",)  # stages of the chain, see `targets.STAGES`
+    target_weights: tuple[float, ...] | None = None  # one for each target; None: all 1
+    per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum
+    n_scenes: int = 0  # number of training scenes, 0: all of the split; beyond, new ones are drawn
+    scene_seed: int = 0  # chooses the subset of scenes
+    segment_s: float = 8.0  # length of a training segment in s
+    augmentations: tuple[str, ...] = ()  # see `segments.AUGMENTATIONS`; the paper uses none
+    batch_size: int = 24  # segments per step, over all processes
+    micro_batch: int = 0  # segments that one process works on at a time, 0: its whole share of the batch
+    learning_rate: float = 6e-4  # of Adam
+    warmup_steps: int = 0  # steps over which the learning rate rises linearly to its value
+    clip_norm: float = 0.0  # largest norm of the gradient, 0: not clipped
+    ema_decay: float = 0.0  # of the moving average of the weights that is validated and kept, 0: the weights themselves
+    max_steps: int = 1000  # steps to train
+    valid_every: int = 0  # steps between validations, 0: only before the first and after the last step
+    n_valid_segments: int = 8  # segments for the validation loss
+    n_valid_pairs: int = 0  # scene-listener pairs for the validation HAAQI, 0: none
+    checkpoint_every: int = 100  # steps between writings of the training state
+    device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
+    devices: int = 1  # processes on this machine, one device each; ignored under torchrun
+    precision: str = "32-true"  # or "bf16-mixed"
+    workers: int = 1  # threads that prepare the batches of coming steps
+    seed: int = 0  # chooses the segments
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be used."""
+        for field in fields(self):  # notebooks and JSON have lists
+            value = getattr(self, field.name)
+            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
+        TargetLoss(self.targets, self.target_weights, self.per_stem)
+        if not 0 < self.learning_rate < float("inf"):
+            raise ParameterError(f"learning_rate {self.learning_rate} must be above 0.")
+        if not 0 <= self.ema_decay < 1:
+            raise ParameterError(f"ema_decay {self.ema_decay} must be at least 0 and below 1.")
+        if not 0 <= self.clip_norm < float("inf"):
+            raise ParameterError(f"clip_norm {self.clip_norm} must not be negative.")
+        if self.precision not in PRECISIONS:
+            raise ParameterError(f"precision {self.precision!r} is unknown; use one of {', '.join(PRECISIONS)}.")
+        at_least = {"batch_size": 1, "max_steps": 1, "checkpoint_every": 1, "devices": 1, "workers": 1}
+        at_least |= dict.fromkeys(
+            ("seed", "scene_seed", "micro_batch", "warmup_steps", "valid_every", "n_valid_pairs", "n_scenes"), 0
+        )
+        at_least["n_valid_segments"] = 1
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise ParameterError(f"{name} {getattr(self, name)} must be at least {least}.")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a run; validation HAAQI is None where `n_valid_pairs` is 0."""
+
+    steps: int
+    best_step: int  # 0 if no validation was better than the start
+    valid_loss_before: float
+    valid_loss_best: float
+    haaqi_before: float | None
+    haaqi_best: float | None
+    n_scenes: int  # trained on
+    n_split_scenes: int  # that the split itself has
+    waited_share: float  # share of the training time that this call spent waiting for data
+
+
+def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Result:
+    """Train, validate and keep checkpoints in `out_dir`; a run that was stopped goes on.
+
+    Parameters
+    ----------
+    config
+        What to do.
+    out_dir
+        Directory of the run.
+    progress
+        Whether to show a progress bar.
+
+    Raises
+    ------
+    ParameterError
+        If a value cannot be used, the device is not there, the disk is full, or `out_dir` holds another run.
+    ModelError
+        If the initial weights cannot be loaded, or the loss stops being a number; the last good checkpoint stays.
+    CorpusError, AudioError
+        If the data cannot be used.
+    """
+    out_dir = make_directory(out_dir)
+    _claim(out_dir, config)
+    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if (out_dir / "result.json").exists() and not under_torchrun:
+        result = read_result(out_dir)
+        if result.steps >= config.max_steps:
+            _LOGGER.info("%s is finished; nothing to do.", out_dir)
+            return result
+    if config.devices > 1 and not under_torchrun:
+        return _launch(config, out_dir)
+    return _Run(config, out_dir, progress).train()
+
+
+def separate_segments(
+    network: torch.nn.Module, order: Sequence[int], mixture: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Separate whole segments as `separation` does, normalised by their own mean and deviation, with gradients.
+
+    Silence gives silence. `forward` is the network as several processes wrap it, by default the network itself.
+
+    Shape:
+        - order: `(stem,)`, place of each of `scenes.STEMS` among the network's sources
+        - mixture: `(batch, channel, time)`
+        - result: `(batch, stem, channel, time)`
+    """
+    mean, deviation = input_statistics(network, mixture)  # (batch, 1, 1)
+    estimate = (forward or network)((mixture - mean) / torch.where(deviation > 0, deviation, 1.0))
+    if list(order) != sorted(order):  # putting them in order copies them, which takes time
+        estimate = estimate[:, list(order)]
+    return torch.addcmul(mean[:, None], estimate, deviation[:, None])
+
+
+def read_metrics(out_dir: Path | str) -> pd.DataFrame:
+    """Return the metrics of a run: one row per step and one per validation, NaN for what a row does not have."""
+    rows = _read_lines(Path(out_dir) / "metrics.jsonl")
+    if not rows:
+        raise ParameterError(f"{out_dir} holds no metrics.jsonl of a training run; train first.")
+    return pd.DataFrame(rows)
+
+
+def read_result(out_dir: Path | str) -> Result:
+    """Return the result of a finished run.
+
+    Raises
+    ------
+    CorpusError
+        If the run is not finished.
+    ParameterError
+        If `result.json` is not that of a run.
+    """
+    path = Path(out_dir) / "result.json"
+    try:
+        return Result(**read_json(path))
+    except TypeError as error:
+        raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
+
+
+class _Run:
+    """One process of a run."""
+
+    def __init__(self, config: Config, out_dir: Path, progress: bool) -> None:
+        self.config, self.out_dir = config, out_dir
+        self.fabric = _fabric(config)
+        self.first = self.fabric.global_rank == 0
+        self.progress = progress and self.first
+        self.corpus = open_corpus(config.corpus)
+        split = self.corpus.split(config.split)
+        valid = self.corpus.split(config.valid_split)
+        self.scenes = training_scenes(self.corpus, split, config.n_scenes, config.scene_seed)
+        self.pairs = choose_pairs(valid.scene_listeners, config.n_valid_pairs, _VALID_SEED)
+        self.pairs = self.pairs if config.n_valid_pairs else []
+        device = self.fabric.device
+        gain_file = out_dir / "at_ear_gains.json" if self.first else None
+        self.segments = Segments(
+            self.corpus, split, self.scenes, config.segment_s, config.seed, config.augmentations, device, gain_file
+        )
+        valid_scenes = training_scenes(self.corpus, valid)
+        self.valid_segments = Segments(self.corpus, valid, valid_scenes, config.segment_s, _VALID_SEED, (), device)
+
+        self.network, self.sources = load_network(config.init)
+        self.card = network_card(config.init, self.network)
+        self.order = [self.sources.index(stem) for stem in STEMS]
+        self.averaged = copy.deepcopy(self.network).to(device).requires_grad_(False)
+        self.loss = TargetLoss(config.targets, config.target_weights, config.per_stem)
+        _check_disk(out_dir, self.network)
+        optimiser = torch.optim.Adam(self.network.parameters(), config.learning_rate, BETAS)
+        self.model, self.optimiser = self.fabric.setup(self.network, optimiser)
+        self.step = 0
+        self.best: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
+        self.waited_share = 0.0
+
+    def train(self) -> Result:
+        """Train from where the run was to its end."""
+        config = self.config
+        self._resume()
+        if self.first:
+            _cut_metrics(self.out_dir / "metrics.jsonl", self.step if self.before else -1)
+        if not self.before:
+            self.before = self.best = self._validate()
+            self._report(self.before, None)
+            self._save_checkpoint("best")  # so there is always one that can be used
+            self._save()
+        share = self._share(config.batch_size)
+        prefetcher = Prefetcher(self.segments, range(self.step, config.max_steps), share, config.workers)
+        bar = tqdm(
+            total=config.max_steps, initial=self.step, desc="fine-tuning", unit="step", disable=not self.progress
+        )
+        started = time.monotonic()
+        with bar, _summary_writer(self.out_dir, self.step, self.first) as writer:
+            for batch in prefetcher:
+                metrics = self._train_step(batch)
+                self.waited_share = prefetcher.waited_s / (time.monotonic() - started)
+                self._report({**metrics, "waited_share": round(self.waited_share, 4)}, writer)
+                bar.set_postfix(loss=f"{metrics['loss']:.5f}", waited=f"{self.waited_share:.0%}")
+                bar.update()
+                last = self.step == config.max_steps
+                if last or (config.valid_every and self.step % config.valid_every == 0):
+                    self._keep_if_best(self._validate(), writer)
+                if last or self.step % config.checkpoint_every == 0:
+                    self._save()
+        return self._finish()
+
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """Make one step of the optimiser; return its metrics."""
+        config = self.config
+        torch.manual_seed(config.seed * 1_000_003 + self.step)  # of layers that draw, such as dropout
+        rate = config.learning_rate * min(1.0, (self.step + 1) / max(config.warmup_steps, 1))
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.model.train()
+        micro_batches = list(batch.chunks(config.micro_batch or len(batch)))
+        sums = torch.zeros(1 + len(config.targets), device=self.fabric.device)
+        for number, micro in enumerate(micro_batches, 1):
+            with self.fabric.no_backward_sync(self.model, enabled=number < len(micro_batches)):
+                estimate = separate_segments(self.network, self.order, micro.mixture, self.model)
+                loss, parts = self.loss(estimate, micro.stems, micro.gains_db, micro.mixture, micro.firs)
+                weight = len(micro) / len(batch)
+                self.fabric.backward(loss * weight)
+            sums += weight * torch.stack([loss, *parts.values()]).detach()
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimiser, max_norm=config.clip_norm or float("inf"), error_if_nonfinite=False
+        )
+        assert norm is not None  # it is measured since max_norm is given
+        # All processes see the same numbers, so they stop together.
+        values = self._mean_over_processes(torch.cat([sums, norm.detach().reshape(1).to(sums)])).tolist()
+        if not all(map(_is_finite, values)):
+            raise ModelError(
+                f"Training stopped since the loss or its gradient was not a finite number in step {self.step + 1}; "
+                f"lower learning_rate or set clip_norm (the checkpoints of earlier steps are kept)."
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        _move_average(self.averaged, self.network, self.step, config.ema_decay)
+        self.step += 1
+        parts_by_name = {f"loss_{stage}": value for stage, value in zip(config.targets, values[1:-1], strict=True)}
+        return {
+            "step": self.step,
+            "loss": values[0],
+            **parts_by_name,
+            "gradient_norm": values[-1],
+            "learning_rate": rate,
+        }
+
+    def _validate(self) -> dict[str, Any]:
+        """Return loss and HAAQI of the averaged weights on the validation split."""
+        self.averaged.eval()
+        places = range(self.config.n_valid_segments)[self.fabric.global_rank :: self.fabric.world_size]
+        total = torch.zeros(2, device=self.fabric.device)  # sum of losses, number of segments
+        with torch.no_grad():
+            for place in places:
+                batch = self.valid_segments.batch(0, [place])
+                estimate = separate_segments(self.averaged, self.order, batch.mixture)
+                loss, _ = self.loss(estimate, batch.stems, batch.gains_db, batch.mixture, batch.firs)
+                total += torch.stack([loss, torch.ones_like(loss)])
+        loss_sum, count = self._mean_over_processes(total).tolist()
+        haaqi = None
+        if self.pairs:
+            mean = torch.zeros(1, dtype=torch.float64, device=self.fabric.device)
+            if self.first:  # the metric uses all cores by itself
+                mean += float(self._scores()["score"].mean())
+            haaqi = float(self.fabric.broadcast(mean))
+        return {"step": self.step, "valid_loss": loss_sum / count, "valid_haaqi": haaqi}
+
+    def _scores(self) -> pd.DataFrame:
+        config = self.config
+        out_dir = self.out_dir / "validation" / f"step_{self.step:06d}"
+        separator = network_separator(self.averaged, self.sources, self.fabric.device)
+        settings = Settings(self.corpus.name, config.valid_split, f"step {self.step}")
+        return evaluate(self.corpus, separator, settings, self.pairs, out_dir, progress=False)
+
+    def _keep_if_best(self, validation: dict[str, Any], writer: Any) -> None:
+        self._report(validation, writer)
+        if _quality(validation) > _quality(self.best):
+            self.best = validation
+            self._save_checkpoint("best")
+
+    def _resume(self) -> None:
+        path = self.out_dir / _STATE_FILE
+        if not path.exists():
+            return
+        try:
+            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.best, self.before = state["step"], state["best"], state["before"]
+        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise ModelError(
+                f"{path} cannot be read as the state of this run ({type(error).__name__}); delete {self.out_dir} and "
+                f"train again."
+            ) from error
+        _LOGGER.info("Going on after step %d of %s.", self.step, self.out_dir)
+
+    def _save(self) -> None:
+        """Write the training state, complete or not at all."""
+        if not self.first:
+            return
+        state = {
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "before": self.before,
+        }
+        with _disk_errors(self.out_dir), atomic_path(self.out_dir / _STATE_FILE) as temporary:
+            torch.save(state, temporary)
+        self._save_checkpoint("last")
+
+    def _save_checkpoint(self, name: str) -> None:
+        if not self.first:
+            return
+        card = {
+            "architecture": self.card["architecture"],
+            "arguments": self.card["arguments"],
+            "trained_on": f"{self.card.get('trained_on', 'unknown')}; then split {self.config.split} of "
+            f"{self.corpus.name} at the ears",
+            "fine_tuning": asdict(self.config),
+            "steps": self.step,
+            "validation": self.best if name == "best" else None,
+            "versions": {"cadenza": __version__, "torch": torch.__version__},
+        }
+        with _disk_errors(self.out_dir):
+            save_checkpoint(self.averaged, self.out_dir / f"{name}.safetensors", card, torch.float32)
+
+    def _report(self, metrics: dict[str, Any], writer: Any) -> None:
+        if not self.first:
+            return
+        with _disk_errors(self.out_dir), (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        if writer is not None:
+            for name, value in metrics.items():
+                if name != "step" and value is not None:
+                    writer.add_scalar(name, value, metrics["step"])
+
+    def _finish(self) -> Result:
+        result = Result(
+            steps=self.step,
+            best_step=self.best["step"],
+            valid_loss_before=self.before["valid_loss"],
+            valid_loss_best=self.best["valid_loss"],
+            haaqi_before=self.before["valid_haaqi"],
+            haaqi_best=self.best["valid_haaqi"],
+            n_scenes=len(self.scenes),
+            n_split_scenes=len(self.corpus.split(self.config.split).scenes),
+            waited_share=round(self.waited_share, 4),
+        )
+        if self.first:
+            write_json(self.out_dir / "result.json", asdict(result))
+        self.fabric.barrier()
+        return result
+
+    def _share(self, count: int) -> range:
+        """Return the places in a batch that this process works on."""
+        size = count // self.fabric.world_size
+        return range(self.fabric.global_rank * size, (self.fabric.global_rank + 1) * size)
+
+    def _mean_over_processes(self, values: Tensor) -> Tensor:
+        reduced = self.fabric.all_reduce(values, reduce_op="mean")
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+
+def _fabric(config: Config) -> "Fabric":
+    """Return the process's Fabric; under torchrun it finds the other processes by the environment."""
+    from lightning_fabric import Fabric  # takes seconds to import, which nothing else needs
+
+    processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+    if config.batch_size % processes:
+        raise ParameterError(f"batch_size {config.batch_size} cannot be shared out to {processes} processes evenly.")
+    device = select_device(config.device)
+    if processes == 1:
+        chosen: list[int] | int = 1 if device.type == "cpu" else [device.index or 0]
+        return Fabric(accelerator=device.type, devices=chosen, precision=config.precision)  # type: ignore[arg-type]
+    local = int(os.environ["LOCAL_WORLD_SIZE"])
+    fabric = Fabric(
+        accelerator=device.type,
+        strategy="ddp",
+        devices=local,
+        num_nodes=processes // local,
+        precision=config.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def _launch(config: Config, out_dir: Path) -> Result:
+    """Run the processes of a run on this machine under torchrun, and return its result."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
+    command += ["-m", "cadenza_lib.finetune", str(out_dir / "config.json"), str(out_dir)]
+    path = os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if part)
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        sentences = [line for line in done.stderr.splitlines() if line.startswith(_ERROR_MARK)]
+        reason = sentences[0].removeprefix(_ERROR_MARK) if sentences else done.stderr.strip().splitlines()[-1]
+        raise ModelError(reason if sentences else f"A training process failed: {reason.rstrip('.')}.")
+    return read_result(out_dir)
+
+
+_ERROR_MARK = "cadenza: "
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `config.json out_dir`, alone or as one of torchrun's processes; return the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        if len(arguments) != 2:
+            raise ParameterError(
+                "Give a configuration and a directory: python -m cadenza_lib.finetune config.json out."
+            )
+        finetune(read_config(arguments[0]), arguments[1])
+    except CadenzaError as error:
+        sys.stderr.write(f"{_ERROR_MARK}{error}\n")
+        return 1
+    return 0
+
+
+def read_config(path: Path | str) -> Config:
+    """Read a configuration from JSON; what it does not hold has its default.
+
+    Raises
+    ------
+    ParameterError
+        If it holds something unknown or unusable.
+    """
+    content = read_json(path)
+    known = {field.name for field in fields(Config)}
+    if not isinstance(content, dict) or (unknown := sorted(set(content) - known)):
+        found = f"has {unknown[0]!r}" if isinstance(content, dict) else "is no object"
+        raise ParameterError(f"{path} {found}; a configuration holds some of {', '.join(sorted(known))}.")
+    return Config(**content)
+
+
+def _claim(out_dir: Path, config: Config) -> None:
+    """Mark a directory as that of a run, or refuse if it is another's."""
+    path = out_dir / "config.json"
+    if path.exists():
+        found, wanted = asdict(read_config(path)), asdict(config)
+        for name in sorted(set(wanted) - _MAY_CHANGE):
+            if found[name] != wanted[name]:
+                raise ParameterError(
+                    f"{out_dir} holds a run with {name} {found[name]!r}, not {wanted[name]!r}; delete it or choose "
+                    f"another."
+                )
+        if found == wanted:
+            return
+    write_json(path, asdict(config))
+
+
+def _check_disk(out_dir: Path, network: torch.nn.Module) -> None:
+    """Raise `ParameterError` if the disk cannot hold what a run writes."""
+    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    needed = (
+        11 * weights
+    )  # state (network, average, two moments), best, last, and one more of each while it is replaced
+    free = shutil.disk_usage(out_dir).free
+    if free < needed:
+        raise ParameterError(
+            f"{out_dir} has {free / 1e9:.2f} GB of free disk, but checkpoints take {needed / 1e9:.2f} GB; make room."
+        )
+
+
+@contextlib.contextmanager
+def _disk_errors(out_dir: Path) -> Iterator[None]:
+    """Turn what writers raise on a full or broken disk into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ParameterError(f"{out_dir} cannot be written ({reason}); make room and start again.") from error
+
+
+@contextlib.contextmanager
+def _summary_writer(out_dir: Path, step: int, first: bool) -> Iterator[Any]:
+    """Yield a TensorBoard writer, or None where TensorBoard is not installed."""
+    if not first or importlib.util.find_spec("tensorboard") is None:
+        yield None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(out_dir / "tensorboard"), purge_step=step + 1) as writer:
+        yield writer
+
+
+def _move_average(averaged: torch.nn.Module, network: torch.nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the current ones; early steps forget faster, or the start would linger."""
+    share = 1 - min(decay, (1 + step) / (10 + step))
+    with torch.no_grad():
+        for ours, theirs in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+            if ours.is_floating_point():
+                ours.lerp_(theirs, share)
+            else:
+                ours.copy_(theirs)
+
+
+def _quality(validation: dict[str, Any]) -> float:
+    """Return what the best checkpoint has most of."""
+    haaqi = validation["valid_haaqi"]
+    return -validation["valid_loss"] if haaqi is None else haaqi
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines up to one that was torn when the run was killed."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _cut_metrics(path: Path, step: int) -> None:
+    """Drop the metrics of steps that will be made again."""
+    rows = [row for row in _read_lines(path) if row["step"] <= step]
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _is_finite(value: float) -> bool:
+    return abs(value) < float("inf")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
