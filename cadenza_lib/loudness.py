@@ -50,7 +50,7 @@ def integrated_loudness(signal: Tensor, sample_rate: int) -> Tensor:
 
     >>> tone = 0.1 * torch.sin(torch.arange(44100) / 44100 * 2 * torch.pi * 997)
     >>> round(float(integrated_loudness(tone.expand(2, -1).double(), 44100)), 2)
-    -20.0
+    -20.04
     """
     channels, length = signal.shape[-2:]
     if channels > len(_CHANNEL_WEIGHTS):

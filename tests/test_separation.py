@@ -243,7 +243,10 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"architecture": "spleeter"}, r"architecture 'spleeter'; only \['hdemucs', 'openunmix'\] are known"),
+        (
+            {"architecture": "spleeter"},
+            r"architecture 'spleeter'; only \['hdemucs', 'hdemucs_consistent', 'openunmix'\] are known",
+        ),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
         ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
         ({"arguments": {"sources": list(STEMS), "channels": -4}}, "arguments that 'hdemucs' does not take"),
