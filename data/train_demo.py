@@ -27,7 +27,7 @@ from cadenza_lib.synthesis import render_song
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
 ARGUMENTS = {
     "hdemucs": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
-    "hdemucs_consistent": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
+    "hdemucs_masked": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "openunmix": {"sources": list(STEMS), "hidden_size": 64, "n_fft": 2048, "hop_length": 512},
 }
 BETAS = (0.9, 0.999)

@@ -206,6 +206,24 @@ def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
     assert set(card["si_sdr_improvement_db"]) == {"valid", "test"}
 
 
+@pytest.mark.parametrize("length", [1500, 44100])
+def test_the_stems_of_a_masked_network_sum_to_its_input(length):
+    torch.manual_seed(0)
+    network = separation.MaskedHDemucs(**ARCHITECTURE).eval()
+    mixture = torch.randn(2, 2, length)
+    with torch.no_grad():
+        stems = network(mixture)
+    assert stems.shape == (2, 4, 2, length)
+    torch.testing.assert_close(stems.sum(1), mixture, rtol=0, atol=1e-5)  # float32 through an FFT and back
+
+
+def test_a_masked_network_has_finite_gradients_for_silence():
+    torch.manual_seed(0)
+    network = separation.MaskedHDemucs(**ARCHITECTURE)
+    network(torch.zeros(1, 2, 44100)).square().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 def test_an_unknown_separator_is_refused_with_the_known_names():
     with pytest.raises(ModelError, match=r"'spleeter' is unknown; use one of \['oracle', 'mixture', 'demo_hdemucs'"):
         separation.load("spleeter")
@@ -245,7 +263,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
     [
         (
             {"architecture": "spleeter"},
-            r"architecture 'spleeter'; only \['hdemucs', 'hdemucs_consistent', 'openunmix'\] are known",
+            r"architecture 'spleeter'; only \['hdemucs', 'hdemucs_masked', 'openunmix'\] are known",
         ),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
         ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
