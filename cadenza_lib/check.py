@@ -14,7 +14,11 @@ from packaging.requirements import Requirement
 __all__ = ["CheckLine", "environment_report", "main"]
 
 _DISTRIBUTION = "cadenza-companion"
-_MODULES = {"pyclarity": "clarity", "pyyaml": "yaml"}  # where a distribution and its module differ in name
+_MODULES = {
+    "pyclarity": "clarity",
+    "pytorch-lightning": "pytorch_lightning",
+    "pyyaml": "yaml",
+}  # where a distribution and its module differ in name
 _MIN_FREE_GB = 2.0
 _ROOT = Path(__file__).parents[1]
 

@@ -500,6 +500,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CadenzaError as error:
         sys.stderr.write(f"{_ERROR_MARK}{error}\n")
         return 1
+    finally:
+        if torch.distributed.is_initialized():  # its threads must not outlive the interpreter
+            torch.distributed.destroy_process_group()
     return 0
 
 

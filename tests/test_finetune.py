@@ -171,7 +171,8 @@ def test_two_processes_have_the_same_weights_and_train_like_one(config, tmp_path
         "mine = torch.cat([weight.detach().flatten() for weight in run.network.parameters()])\n"
         "both = run.fabric.all_gather(mine)\n"
         "assert both.shape == (2, len(mine)) and torch.equal(both[0], both[1])\n"
-        "print('same weights')\n"
+        "print('same weights', flush=True)\n"
+        "torch.distributed.destroy_process_group()\n"
     )
     (tmp_path / "two").mkdir()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]

@@ -200,7 +200,7 @@ def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
     assert program == "python"
     assert (DATA.parent / script).is_file()
     given = dict(zip(options[::2], options[1::2], strict=True))
-    assert f"demo_{given['--architecture']}" == name
+    assert given["--architecture"].startswith(name.removeprefix("demo_"))  # hdemucs_masked is one
     assert card["architecture"] == given["--architecture"]
     assert card["steps"] == int(given["--steps"])
     assert set(card["si_sdr_improvement_db"]) == {"valid", "test"}
