@@ -183,14 +183,12 @@ def evaluate(
         total=len(pairs), initial=len(pairs) - len(missing), desc=settings.system, unit="pair", disable=not progress
     )
     with bar:
-        for song_name, group in itertools.groupby(missing, key=lambda pair: split.scenes[pair.scene].at_ear_song):
-            song: AtEarSong | None = None
+        for song_name, same_song in itertools.groupby(missing, key=lambda pair: split.scenes[pair.scene].at_ear_song):
+            group = list(same_song)
+            song = corpus.at_ear_song(split, split.scenes[group[0].scene])
+            stems = separator(song)  # once for all listeners of the scene
             for pair in group:
-                scene = split.scenes[pair.scene]
-                if song is None:  # separated once for all listeners of the scene
-                    song = corpus.at_ear_song(split, scene)
-                    stems = separator(song)
-                gains_db = corpus.gains_db(scene)
+                gains_db = corpus.gains_db(split.scenes[pair.scene])
                 listener = split.listeners[pair.listener]
                 output = enhance(
                     song,

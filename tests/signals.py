@@ -1,4 +1,4 @@
-"""Signals that tests share: ten kinds, from noise to music, all stereo."""
+"""What tests share: ten kinds of stereo signals, from noise to music, and SI-SDR."""
 
 import numpy as np
 import torch
@@ -33,3 +33,10 @@ def ten_kinds(duration_s: float = 2.0) -> dict[str, Tensor]:
         "music": song,
     }
     return {name: torch.from_numpy(np.ascontiguousarray(signal)) for name, signal in signals.items()}
+
+
+def si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
+    """Return the scale-invariant signal-to-distortion ratio of each stem; (stem, channel, time) to (stem,)."""
+    estimate, target = estimate.flatten(-2), target.flatten(-2)
+    projection = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
+    return 10 * torch.log10(projection.square().sum(-1) / (estimate - projection).square().sum(-1))

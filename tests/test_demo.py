@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from signals import si_sdr_db
 
 from cadenza_lib import demo, evaluation, separation
 from cadenza_lib.corpus import AtEarSong, Corpus
@@ -72,12 +73,6 @@ def test_a_tiny_corpus_opens_like_the_challenges(tmp_path):
     assert corpus.at_ear_song(split, split.scenes["scene_10001"]).mixture.shape == (2, 44100)
 
 
-def _si_sdr_db(estimate, target):
-    estimate, target = estimate.flatten(-2), target.flatten(-2)
-    projection = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
-    return 10 * torch.log10(projection.square().sum(-1) / (estimate - projection).square().sum(-1))
-
-
 @pytest.mark.slow
 def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
     corpus, separator = demo.open_corpus("demo"), separation.load("demo_hdemucs", "cpu")
@@ -87,7 +82,7 @@ def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
         for song in split.songs:
             stems, mixture = corpus.song(split, song)
             estimate = separator(AtEarSong(song, stems, mixture))
-            improvement.append(_si_sdr_db(estimate, stems) - _si_sdr_db(mixture.expand_as(stems), stems))
+            improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
     assert float(torch.stack(improvement).mean()) > 8.0
 
 

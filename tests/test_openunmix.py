@@ -5,6 +5,7 @@ import pytest
 import torch
 from official import official_openunmix
 from safetensors.torch import load_file
+from signals import si_sdr_db
 
 from cadenza_lib import openunmix
 from cadenza_lib.corpus import AtEarSong
@@ -176,11 +177,5 @@ def test_the_demo_checkpoint_beats_the_mixture_by_8_db_on_held_out_dry_songs():
     for song in split.songs:
         stems, mixture = corpus.song(split, song)
         estimate = separator(AtEarSong(song, stems, mixture))
-        improvement.append(_si_sdr_db(estimate, stems) - _si_sdr_db(mixture.expand_as(stems), stems))
+        improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
     assert float(torch.stack(improvement).mean()) > 8.0
-
-
-def _si_sdr_db(estimate: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    estimate, target = estimate.flatten(-2), target.flatten(-2)
-    projection = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
-    return 10 * torch.log10(projection.square().sum(-1) / (estimate - projection).square().sum(-1))
