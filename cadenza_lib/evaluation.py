@@ -2,40 +2,44 @@
 
 Enhancing and scoring follow the official recipe step by step: fuse, gain, downmix, normalise, amplify, output stage;
 the reference is the same remix of the true stems after amplification. A score equals the recipe's, noise included:
-numpy's legacy generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
+the generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
 """
 
-import contextlib
-import csv
 import itertools
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.files import append_row, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
-from cadenza_lib.fusion import fuse
-from cadenza_lib.haaqi import compute_haaqi
+from cadenza_lib.fusion import ModelWeights, fuse
+from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
+from cadenza_lib.loudness import integrated_loudness
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair, legacy_seed
 from cadenza_lib.separation import Separator
 
 __all__ = [
     "COLUMNS",
+    "EAR_COLUMNS",
     "HAAQI_SAMPLE_RATE",
+    "MIXTURE_PLACES",
     "OFFICIAL_COLUMNS",
+    "PairReference",
     "PairScore",
     "Settings",
+    "claim",
     "enhance",
     "evaluate",
     "read_scores",
@@ -50,11 +54,20 @@ HAAQI_SAMPLE_RATE = 24000
 PRESENTATION_LEVEL_DB_SPL = 65.0
 """Level at which the reference remix, before amplification, is presented to each ear."""
 
+MIXTURE_PLACES = ("stems", "downmix")
+"""What the mixture can be mixed into, see `fusion`."""
+
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")
 """Columns of the recipe's `scores.csv`."""
 
-COLUMNS = (*OFFICIAL_COLUMNS, "left_clipped_share", "right_clipped_share")
-"""Columns of ours: the official ones, then the share of samples that the output stage clipped."""
+EAR_COLUMNS = ("clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum")
+"""What is known of each ear beside its score: share of samples that the output stage clipped, loudness of its output,
+and the four features that HAAQI is made of (see `haaqi.Components`)."""
+
+COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for ear in EARS))
+"""Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
+
+SettingsType = TypeVar("SettingsType")
 
 
 @dataclass(frozen=True)
@@ -63,23 +76,48 @@ class Settings:
 
     corpus: str  # "demo" or the absolute path
     split: str
-    system: str  # name or absolute path of the separator
-    mixture_weight: float = 0.0  # share of the mixture in each stem, see `fusion`
+    system: str | tuple[str, ...]  # name or absolute path of the separator, or of several that are fused
+    mixture_weight: float = 0.0  # share of the mixture, see `fusion`
     output_level_db: float = 0.0  # gain before the clip; 0 is official
     clip: bool = True  # clip and round to 16 bits, as is official
+    mixture_into: str = "stems"  # or "downmix", see `fusion`
+    model_weights: ModelWeights | None = None  # of several separators, None: equal
+    label: str = ""  # what tables call it, by default a name made of the rest
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists, which JSON and notebooks have, so that settings compare."""
+        object.__setattr__(self, "system", _tuples(self.system))
+        object.__setattr__(self, "model_weights", _tuples(self.model_weights))
+
+    @property
+    def name(self) -> str:
+        """What is evaluated: the label, or else the separators without their directories."""
+        systems = [self.system] if isinstance(self.system, str) else self.system
+        return self.label or " + ".join(Path(system).stem for system in systems)
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """HAAQI of one scene-listener pair, `(left, right)`, and what the output stage clipped."""
+    """HAAQI of one scene-listener pair and what it is made of; each field is `(left, right)`."""
 
-    haaqi: tuple[float, float]
+    components: tuple[Components, Components]
     clipped_share: tuple[float, float]
+    loudness_lufs: tuple[float, float]
+
+    @property
+    def haaqi(self) -> tuple[float, float]:
+        """The score of each ear."""
+        return self.components[0].score, self.components[1].score
 
     @property
     def mean(self) -> float:
         """The score of the pair: the mean of both ears."""
         return float(np.mean(self.haaqi))
+
+    def values(self) -> tuple[float, ...]:
+        """Return the scores and `EAR_COLUMNS` in the order of `COLUMNS`, from left_score on."""
+        features = [getattr(part, name) for name in EAR_COLUMNS[2:] for part in self.components]
+        return (*self.haaqi, self.mean, *self.clipped_share, *self.loudness_lufs, *features)
 
 
 def enhance(
@@ -90,9 +128,20 @@ def enhance(
     mixture_weight: float = 0.0,
     output_level_db: float = 0.0,
     clip: bool = True,
+    mixture_into: str = "stems",
 ) -> Output:
-    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`."""
-    remixed = remix(fuse([stems], song.mixture, mixture_weight=mixture_weight), gains_db, song.mixture)
+    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`.
+
+    Raises
+    ------
+    ParameterError
+        If a weight or level lies outside its bounds, or the mixture is to go elsewhere than into stems or downmix.
+    """
+    if mixture_into not in MIXTURE_PLACES:
+        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    into_stems = mixture_into == "stems"
+    stems = fuse([stems], song.mixture, mixture_weight=mixture_weight if into_stems else 0.0)
+    remixed = remix(stems, gains_db, song.mixture, mixture_weight=0.0 if into_stems else mixture_weight)
     return finish(amplify(remixed, listener_firs(listener)), output_level_db, clip)
 
 
@@ -109,39 +158,62 @@ def reference_remix(song: AtEarSong, gains_db: Tensor) -> Tensor:
     return remixed
 
 
-def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
-    """Return HAAQI of an enhanced signal against the reference remix of its scene, as the recipe computes it.
+class PairReference:
+    """What all outputs of a pair are compared with; what depends on the reference alone is computed once.
 
     Parameters
     ----------
-    output
-        What `finish` returned.
     reference
         What `reference_remix` returned, `(ear, time)`.
     listener
         Whose ears listen.
     scene
         Id of the scene, which seeds the noise of the ear model.
+    keep
+        Whether to keep what is computed, 9 MB for each second and ear, for further outputs.
     """
-    amplified = amplify(reference, listener_firs(listener)).numpy()
-    haaqi = []
-    with _legacy_seed(legacy_seed(scene)):
-        for index, ear in enumerate(EARS):
-            rms = float(reference[index].square().mean().sqrt())
-            haaqi.append(
-                float(
-                    compute_haaqi(
-                        processed_signal=resample(output.signal[index], OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        reference_signal=resample(amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        processed_sample_rate=HAAQI_SAMPLE_RATE,
-                        reference_sample_rate=HAAQI_SAMPLE_RATE,
-                        audiogram=ear_audiogram(listener, ear),
-                        equalisation=2,  # NAL-R is already in the reference
-                        level1=PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms),
-                    )
-                )
-            )
-    return PairScore((haaqi[0], haaqi[1]), (float(output.clipped_share[0]), float(output.clipped_share[1])))
+
+    def __init__(self, reference: Tensor, listener: Listener, scene: str, keep: bool = True) -> None:
+        self._keep = keep
+        self._amplified = amplify(reference, listener_firs(listener)).numpy()
+        rms = reference.square().mean(-1).sqrt().numpy()
+        self._level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)
+        self._listener = listener
+        self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
+        self._right: HaaqiReference | None = None
+
+    def score(self, output: Output) -> PairScore:
+        """Return HAAQI of what `finish` returned, as the recipe computes it."""
+        left, right = (resample(signal, OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in output.signal)
+        components = [self._left.components(left, HAAQI_SAMPLE_RATE)]
+        if self._right is None:
+            # How much noise the left ear takes depends on the reference and the length, so any output will do.
+            stream = np.random.RandomState()
+            stream.set_state(self._left.state_after())
+            self._right = self._ear(1, stream)
+        components.append(self._right.components(right, HAAQI_SAMPLE_RATE))
+        loudness_lufs = integrated_loudness(torch.from_numpy(output.signal)[:, None], OUTPUT_SAMPLE_RATE)
+        return PairScore(
+            (components[0], components[1]),
+            (float(output.clipped_share[0]), float(output.clipped_share[1])),
+            (float(loudness_lufs[0]), float(loudness_lufs[1])),
+        )
+
+    def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
+        return HaaqiReference(
+            resample(self._amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            HAAQI_SAMPLE_RATE,
+            ear_audiogram(self._listener, EARS[index]),
+            equalisation=2,  # NAL-R is already in the reference
+            level1=float(self._level1[index]),
+            seed=stream,
+            keep=self._keep,
+        )
+
+
+def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
+    """Return HAAQI of one enhanced signal; the arguments are those of `PairReference` and its `score`."""
+    return PairReference(reference, listener, scene, keep=False).score(output)
 
 
 def evaluate(
@@ -174,13 +246,13 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    _claim(out_dir, settings)
+    claim(out_dir / "settings.json", settings)
     scores_path = out_dir / "scores.csv"
-    known = _repair(scores_path)
+    known = _known_pairs(scores_path)
     missing = [pair for pair in pairs if (pair.scene, pair.listener) not in known]
 
     bar = tqdm(
-        total=len(pairs), initial=len(pairs) - len(missing), desc=settings.system, unit="pair", disable=not progress
+        total=len(pairs), initial=len(pairs) - len(missing), desc=settings.name, unit="pair", disable=not progress
     )
     with bar:
         for song_name, same_song in itertools.groupby(missing, key=lambda pair: split.scenes[pair.scene].at_ear_song):
@@ -198,11 +270,12 @@ def evaluate(
                     settings.mixture_weight,
                     settings.output_level_db,
                     settings.clip,
+                    settings.mixture_into,
                 )
                 save_output(output, out_dir / "enhanced_signals" / f"{pair.scene}_{pair.listener}_remix")
                 result = score(output, reference_remix(song, gains_db), listener, pair.scene)
-                row = (pair.scene, song_name, pair.listener, *result.haaqi, result.mean, *result.clipped_share)
-                _append(scores_path, row)
+                row = (pair.scene, song_name, pair.listener, *result.values())
+                append_row(scores_path, row)
                 bar.update()
 
     scores = read_scores(out_dir).set_index(["scene", "listener"])
@@ -236,55 +309,42 @@ def read_scores(out_dir: Path | str) -> pd.DataFrame:
 
 def read_settings(out_dir: Path | str) -> Settings:
     """Read the settings that the scores in `out_dir` were computed with."""
-    path = Path(out_dir) / "settings.json"
+    return _read_settings(Path(out_dir) / "settings.json", Settings)
+
+
+def claim(path: Path, settings: Any) -> None:
+    """Mark a directory as that of these settings, a dataclass, by a JSON file in it, or refuse if it is another's.
+
+    Raises
+    ------
+    ParameterError
+        If the file holds other settings.
+    """
+    if not path.exists():
+        write_json(path, asdict(settings))
+        return
+    found, wanted = asdict(_read_settings(path, type(settings))), asdict(settings)
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ParameterError(
+                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
+            )
+
+
+def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
-        return Settings(**read_json(path))
+        return kind(**read_json(path))
     except TypeError as error:
         raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
 
 
-def _claim(out_dir: Path, settings: Settings) -> None:
-    """Mark a directory as that of these settings, or refuse if it is another's."""
-    path = out_dir / "settings.json"
-    if not path.exists():
-        write_json(path, asdict(settings))
-        return
-    found, wanted = asdict(read_settings(out_dir)), asdict(settings)
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ParameterError(
-                f"{out_dir} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
-            )
+def _tuples(value: Any) -> Any:
+    """Return lists as tuples, also inside of each other."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _repair(path: Path) -> set[tuple[str, str]]:
-    """Return the pairs in a table of scores, after cutting off a last line that was torn when the run was stopped."""
-    if not path.exists():
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as torn:
-            torn.truncate(complete)
+def _known_pairs(path: Path) -> set[tuple[str, str]]:
+    """Return the pairs in a table of scores, which is repaired or begun."""
+    repair_table(path, COLUMNS)
     scores = read_scores(path.parent)
     return set(zip(scores["scene"], scores["listener"], strict=True))
-
-
-def _append(path: Path, row: Sequence[object]) -> None:
-    """Append one row to a CSV file and see it on the disk."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _legacy_seed(seed: int) -> Iterator[None]:
-    """Seed numpy's legacy generator, which HAAQI draws its noise from, and restore its state afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

@@ -1,16 +1,17 @@
-"""Files that are either complete or absent, and JSON with errors a person can act on."""
+"""Files that are either complete or absent, tables that grow row by row, and JSON with errors a person can act on."""
 
+import csv
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
-__all__ = ["DATA", "atomic_path", "make_directory", "read_json", "write_json"]
+__all__ = ["DATA", "append_row", "atomic_path", "make_directory", "read_json", "repair_table", "write_json"]
 
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -62,6 +63,36 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def repair_table(path: Path, columns: Sequence[str]) -> None:
+    """Make a CSV file ready for `append_row`: begin it, or cut off a last line that was torn when a run was stopped.
+
+    Raises
+    ------
+    ParameterError
+        If the file has other columns.
+    """
+    if not path.exists():
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(columns)
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        with path.open("r+b") as torn:
+            torn.truncate(complete)
+    with path.open(newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file), [])
+    if header != list(columns):
+        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
+
+
+def append_row(path: Path, row: Sequence[object]) -> None:
+    """Append one row to a CSV file and see it on the disk."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_json(path: Path | str) -> Any:
