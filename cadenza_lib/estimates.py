@@ -14,7 +14,6 @@ import json
 import logging
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -102,7 +101,7 @@ def _key(identity: str, song: AtEarSong) -> str:
         "shape": list(song.mixture.shape),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(np.ascontiguousarray(song.mixture.numpy()))
+    digest.update(song.mixture.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -123,4 +122,4 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _digest(stems: Tensor) -> str:
-    return hashlib.sha256(np.ascontiguousarray(stems.numpy())).hexdigest()
+    return hashlib.sha256(stems.numpy().tobytes()).hexdigest()

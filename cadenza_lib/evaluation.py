@@ -20,7 +20,7 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import append_row, make_directory, read_json, repair_table, write_json
+from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
@@ -86,8 +86,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Make tuples of lists, which JSON and notebooks have, so that settings compare."""
-        object.__setattr__(self, "system", _tuples(self.system))
-        object.__setattr__(self, "model_weights", _tuples(self.model_weights))
+        object.__setattr__(self, "system", as_tuples(self.system))
+        object.__setattr__(self, "model_weights", as_tuples(self.model_weights))
 
     @property
     def name(self) -> str:
@@ -336,11 +336,6 @@ def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
         return kind(**read_json(path))
     except TypeError as error:
         raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
-
-
-def _tuples(value: Any) -> Any:
-    """Return lists as tuples, also inside of each other."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def _known_pairs(path: Path) -> set[tuple[str, str]]:

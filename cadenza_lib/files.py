@@ -11,7 +11,16 @@ from typing import Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
-__all__ = ["DATA", "append_row", "atomic_path", "make_directory", "read_json", "repair_table", "write_json"]
+__all__ = [
+    "DATA",
+    "append_row",
+    "as_tuples",
+    "atomic_path",
+    "make_directory",
+    "read_json",
+    "repair_table",
+    "write_json",
+]
 
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -122,3 +131,8 @@ def write_json(path: Path | str, content: Any) -> None:
     """Write `content` as JSON, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def as_tuples(value: Any) -> Any:
+    """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -26,7 +26,6 @@ __all__ = [
     "Output",
     "amplify",
     "finish",
-    "limit",
     "listener_firs",
     "nalr_fir",
     "nalr_gain_db",
@@ -129,12 +128,7 @@ class Output:
 
 
 def finish(signal: Tensor, output_level_db: float = 0.0, clip: bool = True) -> Output:
-    """Run the output stage on an amplified signal at 44.1 kHz, `(ear, time)`, float64: resample, and `limit`."""
-    return limit(resample(signal.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE), output_level_db, clip)
-
-
-def limit(signal: np.ndarray, output_level_db: float = 0.0, clip: bool = True) -> Output:
-    """Run the rest of the output stage on an amplified signal at 32 kHz.
+    """Run the output stage on an amplified signal at 44.1 kHz.
 
     Parameters
     ----------
@@ -153,12 +147,12 @@ def limit(signal: np.ndarray, output_level_db: float = 0.0, clip: bool = True) -
     """
     if not -60 <= output_level_db <= 60:
         raise ParameterError(f"output_level_db {output_level_db} must lie between -60 and 60 dB.")
-    signal = signal * 10 ** (output_level_db / 20)
-    clipped_share = np.mean(np.abs(signal) > 1, axis=-1)
+    resampled = resample(signal.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE) * 10 ** (output_level_db / 20)
+    clipped_share = np.mean(np.abs(resampled) > 1, axis=-1)
     if clip:
-        limited = np.clip(signal * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)
-        signal = (np.trunc(limited) / INT16_SCALE).astype(np.float32)  # exact: 16 bits fit into float32
-    return Output(signal, clipped_share, clip)
+        limited = np.clip(resampled * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)
+        resampled = (np.trunc(limited) / INT16_SCALE).astype(np.float32)  # exact: 16 bits fit into float32
+    return Output(resampled, clipped_share, clip)
 
 
 def save_output(output: Output, path: Path | str) -> Path:

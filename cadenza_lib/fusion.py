@@ -100,9 +100,7 @@ def add_mixture(signal: Tensor, mixture: Tensor, mixture_weight: float, compleme
     if not 0 <= mixture_weight <= 1:
         raise ParameterError(f"mixture_weight {mixture_weight} must lie between 0 and 1.")
     if signal.shape[-2:] != mixture.shape[-2:]:
-        raise AudioError(
-            f"Stems of shape {tuple(signal.shape)} do not fit a mixture of shape {tuple(mixture.shape)}."
-        )
+        raise AudioError(f"Stems of shape {tuple(signal.shape)} do not fit a mixture of shape {tuple(mixture.shape)}.")
     scale = 1 - mixture_weight if complement else 1.0
     return scale * signal + mixture_weight * mixture
 

@@ -73,7 +73,7 @@ def integrated_loudness(signal: Tensor, sample_rate: int) -> Tensor:
 
 
 def block_gram(signals: Tensor, sample_rate: int) -> Tensor:
-    """Return the K-weighted inner products of signals in each gating block, from which any weighted sum's loudness follows.
+    """Return the K-weighted inner products of signals in each gating block: what the loudness of their sums needs.
 
     The power of a weighted sum in a block is a quadratic form of the weights. So with `power = einsum("n,bnm,m->b",
     weights, block_gram(signals), weights)`, `gated_loudness(power)` is the loudness of the sum, gates included, without
@@ -97,7 +97,8 @@ def block_gram(signals: Tensor, sample_rate: int) -> Tensor:
     channels, length = signals.shape[-2:]
     weighted = _weight(signals, sample_rate).double()
     weighted *= torch.tensor(_CHANNEL_WEIGHTS[:channels], device=signals.device).double().sqrt()[:, None]
-    blocks = [weighted[..., lower:upper].flatten(1) for lower, upper in zip(*_block_borders(length, sample_rate))]
+    borders = zip(*_block_borders(length, sample_rate), strict=True)
+    blocks = [weighted[..., lower:upper].flatten(1) for lower, upper in borders]
     return torch.stack([block @ block.T for block in blocks]) / (BLOCK_S * sample_rate)
 
 
