@@ -461,8 +461,15 @@ def _next_batch(study: "optuna.Study", space: Space, n_trials: int, seed: int) -
             continue
         trial = optuna.trial.Trial(study, trials[number]._trial_id) if number < len(trials) else study.ask()
         for place, (name, (low, high)) in enumerate(space.names().items()):
-            # A generator for each number, so that it does not matter where an earlier call was stopped.
-            drawn = int(np.random.SeedSequence([seed, number, place]).generate_state(1)[0])
-            study.sampler = optuna.samplers.TPESampler(seed=drawn)
+            study.sampler = _sampler(seed, number, place)
             trial.suggest_float(name, low, high)
     return study.get_trials(deepcopy=False)[first:last]
+
+
+def _sampler(*seeds: int) -> "optuna.samplers.TPESampler":
+    import optuna
+
+    # Numbers are drawn one by one and from finished trials alone: others depend on where an earlier call stopped.
+    return optuna.samplers.TPESampler(
+        seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]), multivariate=False, constant_liar=False
+    )
