@@ -31,6 +31,7 @@ ORDER = (
     "evaluation",
     "targets",
     "segments",
+    "training_files",
     "finetune",
     "analysis",
     "figures",
