@@ -41,6 +41,9 @@ def system_label(settings: Settings) -> str:
 
     >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
+
+    >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", clip=False))
+    '24-0/best, no clip'
     """
     if settings.label:
         return settings.label

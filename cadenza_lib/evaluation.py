@@ -91,9 +91,13 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """What is evaluated: the label, or else the separators without their directories."""
-        systems = [self.system] if isinstance(self.system, str) else self.system
-        return self.label or " + ".join(Path(system).stem for system in systems)
+        """What is evaluated: the label, or else the separators without their directories.
+
+        The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
+        """
+        paths = [Path(system) for system in ([self.system] if isinstance(self.system, str) else self.system)]
+        names = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem for path in paths]
+        return self.label or " + ".join(names)
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,8 @@ def read_scores(out_dir: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        scores = pd.read_csv(path, dtype={"scene": str, "song": str, "listener": str})
+        dtype = {"scene": str, "song": str, "listener": str}
+        scores = pd.read_csv(path, dtype=dtype, float_precision="round_trip")  # what was written, to the last bit
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]

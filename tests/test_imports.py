@@ -34,6 +34,7 @@ ORDER = (
     "sweep",
     "targets",
     "segments",
+    "training_files",
     "finetune",
     "analysis",
     "figures",
