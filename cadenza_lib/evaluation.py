@@ -13,6 +13,7 @@ import os
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -268,7 +269,13 @@ def _rows_of_processes(
     with processes(jobs, _start_process, (corpus.name, separator, settings, out_dir)) as pool:
         futures = [pool.submit(_rows_of_group, group) for group in groups]
         for future in as_completed(futures):
-            yield from future.result()
+            try:
+                rows = future.result()
+            except BrokenProcessPool as error:
+                raise ParameterError(
+                    f"One of {jobs} jobs died, perhaps for lack of memory; evaluate again with fewer, which goes on."
+                ) from error
+            yield from rows
 
 
 _process: dict[str, Callable[[Sequence[Pair]], Iterator[_Row]]] = {}  # what a process of `evaluate` does
