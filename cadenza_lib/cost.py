@@ -5,13 +5,15 @@ than it takes to start. How long that takes here is measured in a few seconds, o
 networks that the run will use.
 """
 
+import contextlib
 import functools
 import math
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,9 +116,16 @@ def _open(corpus: str, split: str) -> tuple[Corpus, Split]:
 
 
 class Calibration:
-    """Seconds that work takes on this machine, each kind measured when it is first asked for."""
+    """Seconds that work takes on this machine, each kind measured when it is first asked for.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    threads
+        How many a run has: its share of the cores.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._cost: dict[tuple[str, ...], float] = {}
 
     @functools.cached_property
@@ -137,7 +146,8 @@ class Calibration:
     def _per_second(self, kind: tuple[str, ...]) -> float:
         """Return seconds per second of audio."""
         if kind not in self._cost:
-            self._cost[kind] = _MEASURE[kind[0]](*kind[1:])
+            with _limited_to(self._threads):
+                self._cost[kind] = _MEASURE[kind[0]](*kind[1:])
         return self._cost[kind]
 
 
@@ -203,6 +213,21 @@ def _per_second_of_audio(run: Callable[[float], Any]) -> float:
     if elapsed_s > _QUICK_S:
         return elapsed_s / _SHORT_S
     return _timed(lambda: run(_LONG_S)) / _LONG_S
+
+
+@contextlib.contextmanager
+def _limited_to(threads: int) -> Iterator[None]:
+    """Let torch and HAAQI use so many threads."""
+    before, variable = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # which HAAQI obeys
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        os.environ.pop("OMP_NUM_THREADS")
+        if variable is not None:
+            os.environ["OMP_NUM_THREADS"] = variable
 
 
 def _timed(run: Callable[[], Any]) -> float:

@@ -18,8 +18,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from cadenza_lib.cost import Calibration, Work, work_of
-from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.executors import core_count, processes
+from cadenza_lib.errors import CadenzaError
+from cadenza_lib.executors import core_count, processes, thread_share
 from cadenza_lib.files import make_directory, read_json
 from cadenza_lib.report import PointResult, write_page
 from cadenza_lib.runs import Run, execute, git_state, notebook_parameters, package_version, prepare, write_error
@@ -103,9 +103,7 @@ def describe_plan(plans: Sequence[StepPlan], jobs: int) -> str:
     CadenzaError
         If a network that the study reads cannot be loaded, or `jobs` is less than one.
     """
-    if jobs < 1:
-        raise ParameterError(f"The number of jobs is {jobs}; it must be at least 1.")
-    calibration = Calibration()
+    calibration = Calibration(thread_share(jobs))
     head = ("step", "runs", "finished", "to do", "separations", "HAAQI scores", "training steps", "hours")
     rows = []
     for plan in plans:
@@ -168,7 +166,7 @@ def run_study(
     total = sum(len(step.points) for step in study.steps)
     with nullcontext(executor) if executor is not None else processes(jobs) as pool:
         make_directory(out_dir)
-        costs = _expected_costs(study, out_dir, force) if progress else {}
+        costs = _expected_costs(study, out_dir, force, thread_share(jobs)) if progress else {}
         bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
         with tqdm(total=sum(costs.values()), bar_format=bar_format, disable=not progress) as bar:
             for step in study.steps:
@@ -195,14 +193,14 @@ def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
     return Path(Path("runs") / study.name if out_dir is None else out_dir).expanduser().resolve()
 
 
-def _expected_costs(study: Study, out_dir: Path, force: bool) -> dict[str, float]:
+def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> dict[str, float]:
     """Return the seconds that each point to do is expected to take; the same for all if that cannot be known."""
     try:
         plans = plan_study(study, out_dir, force=force)
         works = {directory: work for plan in plans for directory, work in plan.to_do.items()}
         if not any(work.audio_s for work in works.values()):
             return dict.fromkeys(works, 1.0)
-        calibration = Calibration()
+        calibration = Calibration(threads)
         return {directory: calibration.seconds(work) for directory, work in works.items()}
     except CadenzaError as error:  # of one point, which will tell
         _LOGGER.debug("The cost of %s is not known: %s", study.name, error)

@@ -16,7 +16,7 @@ from typing import Any
 
 from cadenza_lib.errors import ParameterError
 
-__all__ = ["core_count", "processes", "scheduler"]
+__all__ = ["core_count", "processes", "scheduler", "thread_share"]
 
 _CORES = "CADENZA_CORES"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -27,6 +27,19 @@ def core_count() -> int:
     """Return how many cores this process may use: its share in a pool, or else all that it is bound to."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _limited(_CORES, bound)
+
+
+def thread_share(jobs: int) -> int:
+    """Return how many threads each of several processes gets.
+
+    Raises
+    ------
+    ParameterError
+        If there is no process.
+    """
+    if jobs < 1:
+        raise ParameterError(f"The number of jobs is {jobs}; it must be at least 1.")
+    return max(1, core_count() // jobs)
 
 
 @contextmanager
@@ -47,11 +60,11 @@ def processes(
     ParameterError
         If `jobs` is below 1.
     """
-    if jobs < 1:
-        raise ParameterError(f"The number of jobs is {jobs}; it must be at least 1.")
-    share = max(1, core_count() // jobs) if jobs > 1 else None
+    share = thread_share(jobs)
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_start, initargs=(share, initializer, initargs))
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_start, initargs=(share if jobs > 1 else None, initializer, initargs)
+    )
     try:
         yield pool
     except BaseException:

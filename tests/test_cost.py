@@ -80,7 +80,7 @@ def test_work_adds_up() -> None:
 
 
 def test_calibration_measures_what_is_asked_for_once_and_scales_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    calibration = Calibration()
+    calibration = Calibration(1)
     calibration.__dict__["start_s"] = 2.0
     once = calibration.seconds(Work(audio_s={("separation", "demo_openunmix", "cpu"): 10.0}))
     assert once > 2.0
@@ -92,7 +92,7 @@ def test_calibration_measures_what_is_asked_for_once_and_scales_it(monkeypatch: 
 
 
 def test_step_takes_at_least_as_long_as_its_longest_point() -> None:
-    calibration = Calibration()
+    calibration = Calibration(1)
     calibration.__dict__["start_s"] = 0.0
     calibration._cost[("scoring",)] = 1.0
     works = {name: Work(audio_s={("scoring",): seconds}) for name, seconds in {"a": 1.0, "b": 1.0, "c": 10.0}.items()}
@@ -104,7 +104,9 @@ STUDY = """
 parameters: {corpus: %s, split: train, valid_split: train, device: cpu}
 steps:
   - {name: train, notebook: 02_finetune.ipynb, parameters: {init: demo_openunmix, n_valid_pairs: 1, max_steps: 30}}
-  - {name: evaluate, notebook: 03_evaluate.ipynb, parameters: {n_pairs: 2}, grid: {system: ["{train}/best.safetensors"]}}
+  - name: evaluate
+    notebook: 03_evaluate.ipynb
+    parameters: {n_pairs: 2, system: "{train}/best.safetensors"}
   - {name: bound, notebook: 03_evaluate.ipynb, parameters: {n_pairs: 4, system: oracle}, grid: {seed: [0, 1, 2]}}
 """
 
@@ -131,8 +133,10 @@ def test_dry_run_tells_counts_and_hours_and_leaves_nothing(
     threads = torch.get_num_threads()
     assert main(["run", str(study), "-o", str(tmp_path / "out"), "--dry-run", "--jobs", "2"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0].split() == "step runs finished to do separations HAAQI scores training steps hours".split()
-    assert said[4].split()[:-1] == ["all", "5", "0", "5", "8", "34", "30"]
+    assert said[0].split() == [
+        *("step", "runs", "finished", "to", "do", "separations", "HAAQI", "scores", "training", "steps", "hours")
+    ]
+    assert said[4].split()[:-1] == ["all", "5", "0", "5", "5", "34", "30"]
     assert float(said[4].split()[-1]) == pytest.approx(sum(float(line.split()[-1]) for line in said[1:4]), abs=0.02)
     assert "hours with 2 jobs on this machine" in said[5]
     assert not (tmp_path / "out").exists()

@@ -3,10 +3,10 @@
     python tests/benchmarks/study.py                   # a study of 4 points, with 1 and 2 jobs
     python tests/benchmarks/study.py --points 8 --jobs 4 --work-s 20
 
-A point scores a song of the tiny corpus again and again, with one thread, until it has used `--work-s` seconds of CPU on
-an idle machine; the same points run with 1 job and with several, and the rounds take turns. The page, which is written
-at the end of a study, is part of its time. The overhead of a run is that of a notebook whose code does nothing, through
-`runs.execute`, less that of its code; beside it stands what the kernel costs that only starts and imports torch.
+A point scores a short song again and again, with one thread, for `--work-s` seconds of CPU; the same points run with 1
+job and with several, and the rounds take turns. The page, which is written at the end of a study, is part of its time.
+The overhead of a run is that of a notebook whose code does nothing, through `runs.execute`; beside it stands one
+which imports what every notebook does.
 """
 
 import argparse
