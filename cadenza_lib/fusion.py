@@ -12,6 +12,7 @@ every scene: the stems' `w` acts like `w G / (1 - w + w G)` there. Without the f
 acts like `w / (1 + w)` with it, in both places, since the remix is brought to the loudness of the mixture afterwards.
 """
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -114,11 +115,11 @@ def ensemble(separators: Sequence[Separator], model_weights: ModelWeights | None
         If weights lie outside their bounds.
     """
     weights = simplex_weights(model_weights, len(separators), len(STEMS)).tolist()
+    return functools.partial(_separate, tuple(separators), weights)  # which can be sent to another process
 
-    def separate(song: AtEarSong) -> Tensor:
-        return combine([separator(song) for separator in separators], weights)
 
-    return separate
+def _separate(separators: Sequence[Separator], weights: list[list[float]], song: AtEarSong) -> Tensor:
+    return combine([separator(song) for separator in separators], weights)
 
 
 def simplex_weights(model_weights: ModelWeights | None, n_models: int, n_stems: int) -> Tensor:
