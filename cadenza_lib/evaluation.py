@@ -251,15 +251,15 @@ def evaluate(
     return scores.loc[wanted].reset_index()[list(COLUMNS)]
 
 
-def read_scores(out_dir: Path | str) -> pd.DataFrame:
-    """Read the `scores.csv` of an evaluation.
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
 
     Raises
     ------
     CorpusError
         If the file is missing, or is not a table with the official columns.
     """
-    path = Path(out_dir) / "scores.csv"
+    path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
