@@ -15,7 +15,7 @@ from cadenza_lib.corpus import Corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings
 from cadenza_lib.finetune import read_result
-from cadenza_lib.inference import bootstrap_interval
+from cadenza_lib.inference import bootstrap_interval, bootstrap_weights, percentiles, usable
 from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table
 from cadenza_lib.scenes import STEMS
 
@@ -27,7 +27,8 @@ __all__ = [
     "describe",
     "ear_columns",
     "featured_listener",
-    "listener_columns",
+    "gain_table",
+    "known_columns",
     "scene_gains_db",
     "summary_table",
     "system_label",
@@ -86,8 +87,7 @@ def tidy_table(
     -------
     pandas.DataFrame
         Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, gain_vocals_db to gain_other_db,
-        those of `listeners.ear_table`, and threshold_250_hz_db_hl and so on for each measured frequency. NaN where
-        unknown.
+        and those of `known_columns`, such as threshold_250_hz_db_hl. NaN where unknown.
 
     Raises
     ------
@@ -129,13 +129,18 @@ def tidy_table(
     for stem in STEMS:
         gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
         table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
-    table = listener_columns(table, listeners)
+    table = known_columns(table, listeners)
     first = ["system", "scene", "song", "listener", "ear", "haaqi"]
     return table[[*first, *table.columns.drop(first)]]
 
 
-def listener_columns(table: pd.DataFrame, listeners: Mapping[str, Listener]) -> pd.DataFrame:
-    """Add the columns of `listeners.ear_table` and all thresholds to a table with columns listener and ear."""
+def known_columns(table: pd.DataFrame, listeners: Mapping[str, Listener]) -> pd.DataFrame:
+    """Add music, the columns of `listeners.ear_table` and all thresholds to a table with columns song, listener, ear.
+
+    The challenge calls a song at the ears `<music>-<head position>`; the same music from other angles is no other song
+    for any statistics, so these use `music`.
+    """
+    table = table.assign(music=table["song"].str.replace(r"-hlp_\d+$", "", regex=True))
     heard = [listeners[name] for name in table["listener"].unique()]
     thresholds = audiogram_table(heard).pivot(index=["listener", "ear"], columns="frequency", values="threshold_db_hl")
     thresholds.columns = [threshold_column(float(frequency)) for frequency in thresholds.columns]
@@ -164,8 +169,10 @@ def scene_gains_db(corpus: Corpus, split: str) -> dict[str, Mapping[str, float]]
 
 def describe(table: pd.DataFrame) -> str:
     """Say in one or two sentences what a tidy table holds."""
-    counts = {name: table[name].nunique() for name in ("system", "listener", "song", "scene")}
-    said = ", ".join(f"{count} {name}{'s' if count != 1 else ''}" for name, count in counts.items())
+    counts = {name: table[name].nunique() for name in ("system", "listener", "music", "scene")}
+    said = ", ".join(
+        f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
+    )
     missing = int(table["haaqi"].isna().sum())
     left_out = f" {missing} scores are missing and left out." if missing else ""
     return f"{said}, {len(table)} scores of ears.{left_out}"
@@ -219,6 +226,30 @@ def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return mean HAAQI by the gain of each stem with 95 % intervals over listeners, by system.
+
+    The other stems of a scene have gains of their own, and few scenes have each gain: differences between neighbouring
+    gains are as much differences between songs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: system, stem, gain_db, n_ears, n_listeners, haaqi, ci_low, ci_high. Empty where gains are unknown.
+    """
+    found = []
+    for stem in STEMS:
+        known = usable(table, [f"gain_{stem}_db"])
+        for (system, gain_db), rows in known.groupby(["system", f"gain_{stem}_db"], sort=False):
+            haaqi = rows["haaqi"].to_numpy(float)
+            resampled = [weights @ haaqi / weights.sum(1) for weights in bootstrap_weights(rows["listener"], seed)]
+            size = (len(rows), rows["listener"].nunique())
+            limits = percentiles(np.concatenate(resampled)) if size[1] > 1 else (np.nan, np.nan)
+            found.append((system, stem, gain_db, *size, haaqi.mean(), *limits))
+    columns = ["system", "stem", "gain_db", "n_ears", "n_listeners", "haaqi", "ci_low", "ci_high"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:

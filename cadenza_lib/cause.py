@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from cadenza_lib.analysis import listener_columns
+from cadenza_lib.analysis import known_columns
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.inference import (
     MIN_LISTENERS,
@@ -35,12 +35,12 @@ __all__ = [
     "output_level_choices",
 ]
 
-_KEY = ["scene", "song", "listener", "ear"]
+_KEY = ["scene", "listener", "ear"]
 
 
 def level_table(levels: pd.DataFrame, listeners: Mapping[str, Listener]) -> pd.DataFrame:
-    """Add what is known of each ear to the table of `headroom.evaluate_levels`."""
-    return listener_columns(levels, listeners)
+    """Add what is known of each ear and song to the table of `headroom.evaluate_levels`."""
+    return known_columns(levels, listeners)
 
 
 def official_scores(levels: pd.DataFrame, clip: bool = True) -> pd.DataFrame:
@@ -109,7 +109,7 @@ def losses_table(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per scene, song, listener, ear and cause, with lost and the columns of the ear.
+        One row per scene, listener, ear and cause, with lost and the columns of the ear.
 
     Raises
     ------
@@ -149,10 +149,10 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
     columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
     rows = levels[(levels["system"] == system) & levels["clip"].astype(bool) & np.isfinite(levels["haaqi"])]
-    scores = rows.pivot_table(index=["listener", "song"], columns="output_level_db", values="haaqi").dropna()
+    scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
     found = []
-    for song in scores.index.unique("song"):
-        tested, search = scores.xs(song, level="song"), scores.drop(song, level="song")
+    for music in scores.index.unique("music"):
+        tested, search = scores.xs(music, level="music"), scores.drop(music, level="music")
         known = [name for name in tested.index if name in search.index.unique("listener")]
         if not known:
             continue

@@ -16,7 +16,7 @@ MAX_ROWS = 4000
 
 
 def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",), seed: int = 0) -> pd.DataFrame:
-    """Return a linear mixed model of HAAQI with crossed random effects of listener and song, by system.
+    """Return a linear mixed model of HAAQI with crossed random effects of listener and song (column music), by system.
 
     HAAQI = intercept + slopes * predictors + listener + song + residual. It assumes that the effects of listeners and
     of songs and the residuals are normal, independent of each other and of the predictors, and of equal spread
@@ -48,7 +48,7 @@ def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",),
             rows, note = _within_reach(rows, seed)
             terms, complaint = _fit_mixed(rows, predictors)
             note = "; ".join(filter(None, [note, complaint, missing_note(group, usable(group, predictors))]))
-        size = (len(rows), rows["listener"].nunique(), rows["song"].nunique())
+        size = (len(rows), rows["listener"].nunique(), rows["music"].nunique())
         found += [(system, *term, *size, note) for term in terms]
     columns = ["system", "term", "estimate", "se", "ci_low", "ci_high", "p_value"]
     return pd.DataFrame(found, columns=[*columns, "n_ears", "n_listeners", "n_songs", "note"])
@@ -56,7 +56,7 @@ def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",),
 
 def _fit_mixed(rows: pd.DataFrame, predictors: Sequence[str]) -> tuple[list[tuple], str]:
     """Return the terms of the model and what is to be said about the fit."""
-    effects = [effect for effect in ("listener", "song") if rows[effect].nunique() > 1]
+    effects = [effect for effect in ("listener", "music") if rows[effect].nunique() > 1]
     spread = {name: rows[name].std() for name in predictors}  # equal scales, or the optimiser walks along one
     data = rows.assign(**{f"x{i}": rows[name] / spread[name] for i, name in enumerate(predictors)}, everything=1)
     formula = "haaqi ~ " + " + ".join(f"x{i}" for i in range(len(predictors)))
@@ -73,8 +73,11 @@ def _fit_mixed(rows: pd.DataFrame, predictors: Sequence[str]) -> tuple[list[tupl
         numbers = [fit.fe_params[key] / scale, fit.bse_fe[key] / scale, low / scale, high / scale, fit.pvalues[key]]
         terms.append((name, *map(float, numbers)))
     variances = dict(zip(fit.model.exog_vc.names, fit.vcomp, strict=True)) | {"residual": fit.scale}
-    terms += [(f"sd {name}", float(np.sqrt(variances[name])), *[float("nan")] * 4) for name in [*effects, "residual"]]
-    notes = [] if "song" in effects else ["one song only, so no effect of songs"]
+    terms += [
+        (f"sd {name.replace('music', 'song')}", float(np.sqrt(variances[name])), *[float("nan")] * 4)
+        for name in [*effects, "residual"]
+    ]
+    notes = [] if "music" in effects else ["one song only, so no effect of songs"]
     if not fit.converged or any("converge" in str(warning.message).lower() for warning in caught):
         notes.append("the fit did not converge: too few listeners or songs for this model")
     elif any(np.sqrt(variances[effect]) < 1e-3 * np.std(rows["haaqi"]) for effect in effects):
@@ -86,7 +89,7 @@ def _within_reach(rows: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, str]:
     """Return the rows of randomly chosen songs if there are too many rows, and a note that says so."""
     if len(rows) <= MAX_ROWS:
         return rows, ""
-    songs = np.random.default_rng(seed).permutation(np.unique(rows["song"]))
-    size = rows["song"].value_counts()[songs].cumsum()
+    songs = np.random.default_rng(seed).permutation(np.unique(rows["music"]))
+    size = rows["music"].value_counts()[songs].cumsum()
     chosen = songs[: max(1, int((size <= MAX_ROWS).sum()))]
-    return rows[rows["song"].isin(chosen)], f"fitted to {len(chosen)} of {len(songs)} songs"
+    return rows[rows["music"].isin(chosen)], f"fitted to {len(chosen)} of {len(songs)} songs"

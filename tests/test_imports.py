@@ -38,6 +38,7 @@ ORDER = (
     "analysis",
     "cause",
     "figures",
+    "listener_figures",
     "report",
     "runs",
     "study",

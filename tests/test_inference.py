@@ -32,7 +32,7 @@ def simulated_table(
         {
             "system": "simulated",
             "listener": [f"L{number}" for number in listener],
-            "song": [f"song {number}" for number in np.tile(np.arange(n_scenes), n_listeners)],
+            "music": [f"song {number}" for number in np.tile(np.arange(n_scenes), n_listeners)],
             "pta_db_hl": pta_db_hl,
             "haaqi": haaqi,
         }

@@ -21,7 +21,7 @@ def crossed(n_listeners: int, n_songs: int, seed: int) -> pd.DataFrame:
         {
             "system": "simulated",
             "listener": [f"L{number}" for number in listener],
-            "song": [f"song {number}" for number in song],
+            "music": [f"song {number}" for number in song],
             "pta_db_hl": pta,
             "haaqi": haaqi,
         }
@@ -50,9 +50,9 @@ def test_balanced_variance_components_are_those_of_the_analysis_of_variance() ->
     table = crossed(10, 8, seed=2)
     # With one predictor value per listener the design is balanced, and REML is the classical ANOVA estimator.
     table["pta_db_hl"] = table["listener"].str[1:].astype(float) * 7
-    table = table.groupby(["system", "listener", "song"], as_index=False)[["pta_db_hl", "haaqi"]].mean()
+    table = table.groupby(["system", "listener", "music"], as_index=False)[["pta_db_hl", "haaqi"]].mean()
     result = mixed_model(table).set_index("term")["estimate"]
-    square = table.pivot(index="listener", columns="song", values="haaqi")
+    square = table.pivot(index="listener", columns="music", values="haaqi")
     rest = square.sub(square.mean(axis=1), axis=0).sub(square.mean(axis=0), axis=1) + square.to_numpy().mean()
     residual = (rest.to_numpy() ** 2).sum() / (9 * 7)
     song = square.mean(axis=0).var(ddof=1) - residual / 10
@@ -72,7 +72,7 @@ def test_what_the_model_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     assert alone[["term", "note"]].to_numpy().tolist() == [
         ["intercept", "not enough data: 1 listener, at least 3 are needed"]
     ]
-    one_song = mixed_model(table[table["song"] == "song 0"]).set_index("term")
+    one_song = mixed_model(table[table["music"] == "song 0"]).set_index("term")
     assert "sd song" not in one_song.index
     assert one_song["note"].str.contains("one song only, so no effect of songs").all()
     constant = mixed_model(table.assign(haaqi=0.5))
