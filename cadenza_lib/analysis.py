@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cadenza_lib.corpus import Corpus
+from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings
 from cadenza_lib.finetune import read_result
 from cadenza_lib.inference import bootstrap_interval, bootstrap_weights, percentiles, usable
-from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table
+from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table, load_listeners
 from cadenza_lib.scenes import STEMS
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "featured_listener",
     "gain_table",
     "known_columns",
-    "scene_gains_db",
+    "listeners_and_gains_db",
     "summary_table",
     "system_label",
     "threshold_column",
@@ -81,13 +81,13 @@ def tidy_table(
     listeners
         The split's listeners by id.
     gains_db
-        Gain of each stem by scene, as from `scene_gains_db`.
+        Gain of each stem by scene, as from `listeners_and_gains_db`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, gain_vocals_db to gain_other_db,
-        and those of `known_columns`, such as threshold_250_hz_db_hl. NaN where unknown.
+        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `known_columns`. NaN
+        where unknown.
 
     Raises
     ------
@@ -126,21 +126,27 @@ def tidy_table(
         raise ParameterError(
             f"Scores called {twice!r} were given twice; name each evaluation once, and each checkpoint differently."
         )
-    for stem in STEMS:
-        gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
-        table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
-    table = known_columns(table, listeners)
+    table = known_columns(table, listeners, gains_db)
     first = ["system", "scene", "song", "listener", "ear", "haaqi"]
     return table[[*first, *table.columns.drop(first)]]
 
 
-def known_columns(table: pd.DataFrame, listeners: Mapping[str, Listener]) -> pd.DataFrame:
-    """Add music, the columns of `listeners.ear_table` and all thresholds to a table with columns song, listener, ear.
+def known_columns(
+    table: pd.DataFrame,
+    listeners: Mapping[str, Listener],
+    gains_db: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Add what is known of scenes and ears to a table with columns scene, song, listener and ear.
 
+    These are music, gain_vocals_db to gain_other_db (NaN without `gains_db`), the columns of `listeners.ear_table`, and
+    threshold_250_hz_db_hl and so on for each frequency that was measured in anyone (NaN where not in this listener).
     The challenge calls a song at the ears `<music>-<head position>`; the same music from other angles is no other song
     for any statistics, so these use `music`.
     """
     table = table.assign(music=table["song"].str.replace(r"-hlp_\d+$", "", regex=True))
+    for stem in STEMS:
+        gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
+        table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
     heard = [listeners[name] for name in table["listener"].unique()]
     thresholds = audiogram_table(heard).pivot(index=["listener", "ear"], columns="frequency", values="threshold_db_hl")
     thresholds.columns = [threshold_column(float(frequency)) for frequency in thresholds.columns]
@@ -162,9 +168,31 @@ def threshold_columns(table: pd.DataFrame) -> list[str]:
     return [name for name in table.columns if name.startswith("threshold_")]
 
 
-def scene_gains_db(corpus: Corpus, split: str) -> dict[str, Mapping[str, float]]:
-    """Return the gain of each stem by scene of a split."""
-    return {name: corpus.gains[scene.gain] for name, scene in corpus.split(split).scenes.items()}
+def listeners_and_gains_db(
+    corpus: str, split: str, listeners_file: str = ""
+) -> tuple[Mapping[str, Listener], Mapping[str, Mapping[str, float]]]:
+    """Return the listeners of a split by id, and the gain of each stem by scene.
+
+    Parameters
+    ----------
+    corpus, split
+        As for `demo.open_corpus`; without a corpus, "", the gains are unknown.
+    listeners_file
+        A `listeners.*.json` in the place of the split's listeners.
+
+    Raises
+    ------
+    ParameterError
+        If neither is given.
+    """
+    if not corpus and not listeners_file:
+        raise ParameterError("There are no audiograms: give the corpus that was evaluated, or a listeners file.")
+    data = open_corpus(corpus) if corpus else None
+    scenes = data.split(split).scenes if data else {}
+    gains_db = {name: data.gains[scene.gain] for name, scene in scenes.items()} if data else {}
+    if listeners_file or not data:
+        return load_listeners(listeners_file), gains_db
+    return data.split(split).listeners, gains_db
 
 
 def describe(table: pd.DataFrame) -> str:

@@ -9,13 +9,16 @@ HAAQI is a model of how listeners rated processed music; it is not their prefere
 does not say that anyone wants their music softer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cadenza_lib.analysis import known_columns
+from cadenza_lib.analysis import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
+from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import ParameterError
+from cadenza_lib.headroom import LEVEL_COLUMNS, OUTPUT_LEVELS_DB, crossed_pairs, evaluate_levels
 from cadenza_lib.inference import (
     MIN_LISTENERS,
     bootstrap_interval,
@@ -28,6 +31,7 @@ from cadenza_lib.listeners import SEVERITY_CLASSES, Listener
 
 __all__ = [
     "clip_effect_table",
+    "level_experiment",
     "level_gain_table",
     "level_table",
     "losses_table",
@@ -38,9 +42,51 @@ __all__ = [
 _KEY = ["scene", "listener", "ear"]
 
 
-def level_table(levels: pd.DataFrame, listeners: Mapping[str, Listener]) -> pd.DataFrame:
-    """Add what is known of each ear and song to the table of `headroom.evaluate_levels`."""
-    return known_columns(levels, listeners)
+def level_experiment(
+    corpus: str,
+    split: str,
+    system: str,
+    n_listeners: int,
+    n_scenes: int,
+    out_dir: Path | str,
+    levels_db: Sequence[float] = OUTPUT_LEVELS_DB,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Score the mixture, a system and the oracle over output levels, every listener with every scene.
+
+    Parameters
+    ----------
+    corpus, split
+        As for `demo.open_corpus`.
+    system
+        As for `separation.load`.
+    n_listeners, n_scenes
+        As for `headroom.crossed_pairs`; the paper's asymmetric listener is among them if there.
+    out_dir, levels_db, device
+        As for `headroom.evaluate_levels`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `headroom.LEVEL_COLUMNS` and those of `analysis.known_columns`. Empty without a corpus or listeners.
+    """
+    if not corpus or not n_listeners:
+        return level_table(pd.DataFrame(columns=LEVEL_COLUMNS), {})
+    data = open_corpus(corpus)
+    pairs = crossed_pairs(data.split(split), n_listeners, n_scenes, [PAPER_ASYMMETRIC_LISTENER])
+    systems = list(dict.fromkeys(["mixture", system, "oracle"]))
+    levels = evaluate_levels(data, split, systems, pairs, out_dir, levels_db, device)
+    return level_table(levels, *listeners_and_gains_db(corpus, split))
+
+
+def level_table(
+    levels: pd.DataFrame,
+    listeners: Mapping[str, Listener],
+    gains_db: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Add what is known of scenes and ears to the table of `headroom.evaluate_levels`; checkpoints by their names."""
+    named = levels.assign(system=[Path(system).stem for system in levels["system"]])
+    return known_columns(named, listeners, gains_db)
 
 
 def official_scores(levels: pd.DataFrame, clip: bool = True) -> pd.DataFrame:
@@ -116,6 +162,7 @@ def losses_table(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     ParameterError
         If the table does not have the system and the oracle.
     """
+    system = Path(system).stem
     for name in (system, "oracle"):
         if not levels.empty and name not in set(levels["system"]):
             raise ParameterError(f"The levels have no scores of {name!r}; evaluate it with the others.")
@@ -148,7 +195,7 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     """
     columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
     columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
-    rows = levels[(levels["system"] == system) & levels["clip"].astype(bool) & np.isfinite(levels["haaqi"])]
+    rows = levels[(levels["system"] == Path(system).stem) & levels["clip"].astype(bool) & np.isfinite(levels["haaqi"])]
     scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
     found = []
     for music in scores.index.unique("music"):

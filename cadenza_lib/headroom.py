@@ -14,11 +14,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
 from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
-from cadenza_lib.fitting import amplify, finish, listener_firs
+from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, amplify, limit, listener_firs, resample
 from cadenza_lib.listeners import EARS, ear_audiogram, pure_tone_average_db_hl
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair
@@ -147,9 +148,10 @@ def evaluate_levels(
                     firs, target = listener_firs(listener), PairReference(reference, listener, scene)
                     rows: list[tuple] = []
                     for system in systems:
-                        amplified = amplify(remixed[system], firs)
+                        amplified = amplify(remixed[system], firs).numpy()
+                        played = resample(amplified, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
                         for level_db, clip in _conditions(system, levels_db):
-                            values = target.score(finish(amplified, level_db, clip)).values()
+                            values = target.score(limit(played, level_db, clip)).values()
                             where = (system, scene, song_name, pair.listener)
                             rows += _ear_rows(where, level_db, clip, values)
                     with atomic_path(_file(folder, pair)) as temporary:

@@ -11,7 +11,7 @@ from cadenza_lib.inference import CONFIDENCE, missing_note, obstacle, usable
 
 __all__ = ["MAX_ROWS", "mixed_model"]
 
-MAX_ROWS = 4000
+MAX_ROWS = 2000
 """A model of more rows takes minutes, so it is fitted to as many songs as fit into these."""
 
 
@@ -46,7 +46,10 @@ def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",),
         terms = [("intercept", *[float("nan")] * 5)]
         if not note:
             rows, note = _within_reach(rows, seed)
-            terms, complaint = _fit_mixed(rows, predictors)
+            try:
+                terms, complaint = _fit_mixed(rows, predictors)
+            except (np.linalg.LinAlgError, ValueError) as error:  # too few rows, or predictors that are one
+                complaint = f"not enough data: this model cannot be fitted to {len(rows)} rows ({error})"
             note = "; ".join(filter(None, [note, complaint, missing_note(group, usable(group, predictors))]))
         size = (len(rows), rows["listener"].nunique(), rows["music"].nunique())
         found += [(system, *term, *size, note) for term in terms]
