@@ -202,8 +202,8 @@ def describe(table: pd.DataFrame) -> str:
         f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
     )
     missing = int(table["haaqi"].isna().sum())
-    left_out = f" {missing} scores are missing and left out." if missing else ""
-    return f"{said}, {len(table)} scores of ears.{left_out}"
+    left_out = f", {missing} of them missing and left out" if missing else ""
+    return f"{said}, {len(table)} scores of ears{left_out}."
 
 
 def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:

@@ -158,7 +158,7 @@ def evaluate_levels(
                         pd.DataFrame(rows, columns=LEVEL_COLUMNS).to_csv(temporary, index=False)
                     bar.update()
     text = dict.fromkeys(("system", "scene", "song", "listener"), str)
-    tables = [pd.read_csv(_file(folder, pair), dtype=text, float_precision="round_trip") for pair in pairs]
+    tables = [pd.read_csv(_file(folder, pair), dtype=text) for pair in pairs]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 
 
