@@ -365,20 +365,20 @@ def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
     return list(_process["rows"](pairs))
 
 
-def read_scores(out_dir: Path | str) -> pd.DataFrame:
-    """Read the `scores.csv` of an evaluation.
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
 
     Raises
     ------
     CorpusError
         If the file is missing, or is not a table with the official columns.
     """
-    path = Path(out_dir) / "scores.csv"
+    path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
         dtype = {"scene": str, "song": str, "listener": str}
-        scores = pd.read_csv(path, dtype=dtype, float_precision="round_trip")  # what was written, to the last bit
+        scores = pd.read_csv(path, dtype=dtype)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
