@@ -96,19 +96,21 @@ def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
         Of the bootstrap.
     """
     means = scores.groupby("mixture_weight")["score"].mean()
-    best = float(means.idxmax())
-    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed).set_index("mixture_weight")
+    best = float(means.index[int(means.argmax())])
+    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed)
+    columns = table[["difference", "difference_low", "difference_high"]].to_numpy()
+    numbers = dict(zip(table["mixture_weight"], columns, strict=True))
     ends = [float(means.index.min()), float(means.index.max())]
 
     def difference(weight: float) -> str:
-        row = -table.loc[weight, ["difference", "difference_high", "difference_low"]]
-        return "{:+.4f} [{:+.4f}, {:+.4f}] against w = {:g}".format(*row, weight)
+        mean, low, high = numbers[weight]
+        return f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}] against w = {weight:g}"
 
     others = ", ".join(difference(end) for end in ends if end != best)
     inside = "inside the range" if best not in ends else "at the border of the range, so there is no interior optimum"
-    clear = all(table.loc[end, "difference_high"] < 0 for end in ends if end != best)
+    clear = all(numbers[end][2] < 0 for end in ends if end != best)
     sure = "" if clear else "; an interval that contains 0 means that these pairs do not decide"
-    return f"HAAQI is highest, {means[best]:.4f}, at w = {best:g}, {inside}: {others} (95 % over listeners){sure}."
+    return f"HAAQI is highest, {means.max():.4f}, at w = {best:g}, {inside}: {others} (95 % over listeners){sure}."
 
 
 def system_scores(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
@@ -175,13 +177,14 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             both = group[group["system"].isin([better, worse])]
             if both["system"].nunique() < 2:
                 continue
-            table = compare(both, "system", {"system": worse}, seed).set_index("system")
-            mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]]
+            table = compare(both, "system", {"system": worse}, seed)
+            columns = ["difference", "difference_low", "difference_high"]
+            mean, low, high = table.loc[table["system"] == better, columns].to_numpy()[0]
             verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
             paper = PAPER_SYSTEMS[better].get(str(split), np.nan) - PAPER_SYSTEMS[worse].get(str(split), np.nan)
             rows.append((split, claim, paper, mean, low, high, verdict))
-    columns = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
-    return pd.DataFrame(rows, columns=columns)
+    names = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(rows, columns=names)
 
 
 def _intervals(values: np.ndarray, listeners: pd.Series, seed: int) -> np.ndarray:

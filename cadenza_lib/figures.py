@@ -266,7 +266,7 @@ def mixture_weights(table: pd.DataFrame, axes: Axes, title: str = "Share of the 
         Of the axes.
     """
     rows = table.sort_values("mixture_weight")
-    best = rows.loc[rows["haaqi"].idxmax()]
+    best = rows.iloc[int(rows["haaqi"].argmax())]
     axes.fill_between(rows["mixture_weight"], rows["ci_low"], rows["ci_high"], color="#0173b2", alpha=0.2, lw=0)
     axes.plot(rows["mixture_weight"], rows["haaqi"], "o-", color="#0173b2", label="mean and 95 % interval")
     label = f"highest: {best['haaqi']:.4f} at {best['mixture_weight']:g}"
@@ -296,11 +296,11 @@ def ternary(table: pd.DataFrame, names: Sequence[str], axes: Axes, title: str = 
     points = np.array([json.loads(text) for text in table["model_weights"]]) @ corners
     haaqi = table["haaqi"].to_numpy()
     axes.fill(*corners.T, facecolor="none", edgecolor="0.6")
-    marks = axes.scatter(*points.T, c=haaqi, s=260, cmap="cividis", zorder=2)
+    marks = axes.scatter(points[:, 0], points[:, 1], c=haaqi, s=260, cmap="cividis", zorder=2)
     best = int(haaqi.argmax())
     axes.plot(*points[best], "*", color="white", markeredgecolor="black", markersize=13, zorder=3)
     for name, corner, shift in zip(names, corners, ((0, -0.13), (0, -0.13), (0, 0.09)), strict=True):
-        axes.text(*(corner + shift), name, ha="center", va="center")
+        axes.text(corner[0] + shift[0], corner[1] + shift[1], name, ha="center", va="center")
     axes.figure.colorbar(marks, ax=axes, label="HAAQI")
     axes.set_xlim(-0.3, 1.3)
     axes.set_ylim(-0.25, 1.05)
