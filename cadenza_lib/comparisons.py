@@ -64,9 +64,9 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     """
     by = [by] if isinstance(by, str) else list(by)
     groups = {key: group.set_index(["scene", "listener"])["score"] for key, group in scores.groupby(by, sort=False)}
-    first = next(iter(groups.values())).sort_index()
+    first = next(iter(groups.values()))
     for key, group in groups.items():
-        if not group.sort_index().index.equals(first.index):
+        if len(group) != len(first) or not group.index.isin(first.index).all():
             raise ParameterError(f"{key} was scored on other pairs than the rest; score all on the same ones.")
     wanted = tuple(reference[name] for name in by)
     if wanted not in groups:
