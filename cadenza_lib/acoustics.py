@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from scipy.fft import next_fast_len
+from numba import njit
+from scipy.fft import fft, ifft, next_fast_len
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
@@ -139,31 +140,16 @@ def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
     >>> torch.allclose(loudspeakers_to_ears(signal, delta), signal)
     True
     """
-    lead = hrtf.shape[-1] - 1
-    size = max(_BLOCK, next_fast_len(4 * hrtf.shape[-1]))
-    hop, length = size - lead, signal.shape[-1]
-    # Two real signals make one complex one: x = left + i right of the loudspeakers, y = left + i right of the ears.
-    # With spectra X and Y, Y(f) = direct(f) X(f) + crossed(f) X*(-f).
-    ears = torch.fft.fft(torch.complex(hrtf[:, 0], hrtf[:, 1]), size)
-    direct, crossed = (ears[0] - 1j * ears[1]) / 2, (ears[0] + 1j * ears[1]) / 2
-    if signal.dtype == torch.float32:
-        direct, crossed = direct.to(torch.complex64), crossed.to(torch.complex64)
-    direct, crossed = direct.to(signal.device), crossed.to(signal.device)
-
-    heard = torch.empty((*signal.shape[:-2], length, 2), dtype=signal.dtype, device=signal.device)
-    # Few blocks at a time stay in the processor's cache; a GPU takes all at once.
-    span = hop * (_BLOCKS_AT_ONCE if signal.device.type == "cpu" else -(-length // hop))
-    for start in range(0, length, span):
-        stop = min(start + span, length)
-        blocks = -(-(stop - start) // hop)
-        begin = max(0, start - lead)  # each block also sees what the responses still hold of the time before it
-        padding = (0, 0, lead - (start - begin), blocks * hop - (stop - start))
-        part = torch.nn.functional.pad(signal[..., begin:stop].transpose(-1, -2), padding)
-        spectrum = torch.fft.fft(torch.view_as_complex(part.contiguous()).unfold(-1, size, hop))
-        mirrored = torch.cat([spectrum[..., :1], spectrum[..., 1:].flip(-1)], -1).conj()
-        block = torch.fft.ifft(spectrum.mul_(direct).addcmul_(mirrored, crossed))[..., lead:]
-        heard[..., start:stop, :] = torch.view_as_real(block).flatten(-3, -2)[..., : stop - start, :]
-    return heard.transpose(-1, -2)
+    if signal.device.type == "cpu" and not (signal.requires_grad and torch.is_grad_enabled()):
+        heard = np.empty((*signal.shape[:-2], signal.shape[-1], 2), dtype=signal.numpy().dtype)
+        for index in np.ndindex(*signal.shape[:-2]):
+            _convolve_pair(signal[index].T.contiguous().numpy(), hrtf.numpy(), heard[index])
+        return torch.from_numpy(heard).transpose(-1, -2)
+    # Both loudspeakers are added before the inverse transform, which takes most of the time.
+    size = next_fast_len(signal.shape[-1] + hrtf.shape[-1] - 1, real=True)
+    spectrum, response = torch.fft.rfft(signal, size), torch.fft.rfft(hrtf.to(signal), size)
+    heard = torch.einsum("...lf,lef->...ef", spectrum, response)
+    return torch.fft.irfft(heard, size)[..., : signal.shape[-1]]
 
 
 def at_ears(signal: Tensor, hrtf: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -216,6 +202,44 @@ def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: fl
         for angle in (left_angle, right_angle)
     ]
     return torch.from_numpy(np.array(responses))
+
+
+def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> None:
+    """Write what the ears hear `(time, ear)` of `(time, loudspeaker)`, by overlap-save.
+
+    Two real signals make one complex one, which is how samples lie in a stereo file: x = left + i right of the
+    loudspeakers, y = left + i right of the ears. With spectra X and Y, Y(f) = direct(f) X(f) + crossed(f) X*(-f).
+    """
+    source, result = (array.view(np.result_type(array, 1j))[:, 0] for array in (signal, heard))
+    lead = hrtf.shape[-1] - 1
+    size = max(_BLOCK, next_fast_len(4 * hrtf.shape[-1]))
+    hop = size - lead
+    ears = np.fft.fft(hrtf[:, 0] + 1j * hrtf[:, 1], size)
+    direct = ((ears[0] - 1j * ears[1]) / 2).astype(source.dtype)
+    crossed = ((ears[0] + 1j * ears[1]) / 2).astype(source.dtype)
+    for start in range(0, len(source), hop * _BLOCKS_AT_ONCE):
+        stop = min(start + hop * _BLOCKS_AT_ONCE, len(source))
+        blocks = -(-(stop - start) // hop)
+        part = np.zeros(lead + blocks * hop, source.dtype)
+        begin = max(0, start - lead)  # each block also sees what the responses still hold of the time before it
+        part[lead - (start - begin) : lead + stop - start] = source[begin:stop]
+        spectrum = fft(np.lib.stride_tricks.sliding_window_view(part, size)[::hop])
+        _filter_pair(spectrum, direct, crossed)
+        result[start:stop] = ifft(spectrum, overwrite_x=True)[:, lead:].reshape(-1)[: stop - start]
+
+
+@njit(cache=True, nogil=True)
+def _filter_pair(spectrum, direct, crossed):  # type: ignore[no-untyped-def]
+    """Replace spectra `(block, frequency)` of loudspeakers by those of the ears."""
+    blocks, size = spectrum.shape
+    for block in range(blocks):
+        row = spectrum[block]
+        row[0] = direct[0] * row[0] + crossed[0] * row[0].conjugate()
+        for low in range(1, size // 2 + 1):
+            high = size - low
+            at_low, at_high = row[low], row[high]
+            row[low] = direct[low] * at_low + crossed[low] * at_high.conjugate()
+            row[high] = direct[high] * at_high + crossed[high] * at_low.conjugate()
 
 
 def _sphere_response(incidence_deg: float, head_radius_m: float) -> np.ndarray:
