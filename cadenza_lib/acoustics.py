@@ -141,10 +141,10 @@ def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
     True
     """
     if signal.device.type == "cpu" and not (signal.requires_grad and torch.is_grad_enabled()):
-        heard = np.empty((*signal.shape[:-2], signal.shape[-1], 2), dtype=signal.numpy().dtype)
+        samples = np.empty((*signal.shape[:-2], signal.shape[-1], 2), dtype=signal.numpy().dtype)
         for index in np.ndindex(*signal.shape[:-2]):
-            _convolve_pair(signal[index].T.contiguous().numpy(), hrtf.numpy(), heard[index])
-        return torch.from_numpy(heard).transpose(-1, -2)
+            _convolve_pair(signal[index].T.contiguous().numpy(), hrtf.numpy(), samples[index])
+        return torch.from_numpy(samples).transpose(-1, -2)
     # Both loudspeakers are added before the inverse transform, which takes most of the time.
     size = next_fast_len(signal.shape[-1] + hrtf.shape[-1] - 1, real=True)
     spectrum, response = torch.fft.rfft(signal, size), torch.fft.rfft(hrtf.to(signal), size)

@@ -26,7 +26,7 @@ from cadenza_lib.listeners import Listener, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Scene
 
-__all__ = ["SIGNALS", "AtEarSong", "Corpus", "Split", "check_not_silent", "length_on_disk"]
+__all__ = ["SIGNALS", "AtEarSong", "Corpus", "Split", "check_not_silent", "length_on_disk", "load_songs"]
 
 SIGNALS = (*STEMS, "mixture")
 """The files of a song, `<name>.wav` each, in the order of excerpts."""
@@ -275,8 +275,8 @@ class Corpus:
 
     def _load_split(self, name: str) -> Split:
         listeners = load_listeners(self.metadata_file(f"listeners.{name}.json"))
-        songs = self._load_songs(self.metadata_file(f"musdb18.{name}.json"))
-        at_ear_songs = self._load_songs(self.metadata_file(f"at_mic_music.{name}.json"))
+        songs = load_songs(self.metadata_file(f"musdb18.{name}.json"))
+        at_ear_songs = load_songs(self.metadata_file(f"at_mic_music.{name}.json"))
 
         path = self.metadata_file(f"scenes.{name}.json")
         scenes = {}
@@ -308,26 +308,6 @@ class Corpus:
                 )
         return Split(name, scenes, scene_listeners, listeners, songs, at_ear_songs)
 
-    def _load_songs(self, path: Path) -> dict[str, dict[str, Any]]:
-        """Return the songs of a metadata file by name, none if it does not exist."""
-        if not path.exists():
-            return {}
-        content = read_json(path)
-        entries = list(content.values()) if isinstance(content, dict) else content
-        if not isinstance(entries, list):
-            raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
-        for entry in entries:
-            if not isinstance(entry, dict) or not all(
-                isinstance(entry.get(key), str) for key in ("Track Name", "Path")
-            ):
-                raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
-            parts = Path(entry["Path"]).parts
-            if Path(entry["Path"]).is_absolute() or ".." in parts:
-                raise CorpusError(
-                    f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it."
-                )
-        return {entry["Track Name"]: entry for entry in entries}
-
     def _check_can_simulate(self, scene: Scene, songs: dict[str, dict[str, Any]], where: str) -> None:
         if scene.music not in songs:
             raise CorpusError(
@@ -348,6 +328,34 @@ def check_not_silent(signal: Tensor, name: str) -> None:
         )
     if not signal.any(-1).all():
         raise AudioError(f"{name} is silent in at least one channel, so its level is undefined; leave it out.")
+
+
+def load_songs(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the songs of a metadata file by name, none if it does not exist.
+
+    Raises
+    ------
+    CorpusError
+        If the file is not a list or an object of songs, or names one twice.
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    entries = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("Track Name", "Path")):
+            raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
+        parts = Path(entry["Path"]).parts
+        if Path(entry["Path"]).is_absolute() or ".." in parts:
+            raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
+    songs = {entry["Track Name"]: entry for entry in entries}
+    if len(songs) < len(entries):
+        names = [entry["Track Name"] for entry in entries]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CorpusError(f"{path} names the song {twice!r} more than once; keep one, or name the others otherwise.")
+    return songs
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -52,7 +52,9 @@ def find_path(path: Path, root: Path) -> Path:
     for name in path.relative_to(root).parts:
         exact = found / name
         try:
-            others = [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
+            others = (
+                [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
+            )
         except OSError:
             return path
         found = others[0] if others else exact
@@ -109,7 +111,7 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
-    """Write `content` as JSON, completely or not at all; `official` gives the bytes that the challenge's scripts give."""
+    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts."""
     text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -183,7 +183,7 @@ def _energy_in_one_pass(signal: Tensor, sample_rate: int, lower: list[int], uppe
 def _weighted_energy(signal, biquads, borders, pieces):  # type: ignore[no-untyped-def]
     """Write the energy of one or two K-weighted channels between borders to `pieces`, `(channel, piece)`.
 
-    Two channels side by side hide the latency of the recursion. Each filter is scipy's `lfilter`, operation by operation.
+    Two channels side by side hide the latency of the recursion. Each filter is scipy's `lfilter`, step by step.
     """
     left, right = signal[0], signal[-1]
     (b0, b1, b2), (_, a1, a2) = biquads[0]

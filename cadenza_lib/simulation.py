@@ -9,7 +9,7 @@ goes on where it was.
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,8 +77,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     unknown = [scene.music for scene in split.scenes.values() if scene.music not in split.songs]
     if unknown:
         raise CorpusError(
-            f"Split {split_name!r} has no dry song {unknown[0]!r} to simulate from, nor {len(set(unknown)) - 1} others; "
-            f"its songs come at the ears, so unpack them."
+            f"Split {split_name!r} lacks {len(set(unknown))} dry songs to simulate from, such as {unknown[0]!r}; "
+            f"where its songs come at the ears, unpack those."
         )
     songs = at_ear_metadata(split)
     lengths = {
@@ -89,9 +89,7 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
         name: len(SIGNALS) * (_HEADER_BYTES + _BYTES_PER_SAMPLE * lengths[entry["Original Track Name"]])
         for name, entry in songs.items()
     }
-    missing = tuple(
-        name for name, entry in songs.items() if _size(corpus.at_ear_folder(entry)) != song_bytes[name]
-    )
+    missing = tuple(name for name, entry in songs.items() if _size(corpus.at_ear_folder(entry)) != song_bytes[name])
     return SimulationPlan(
         songs, missing, sum(song_bytes[name] for name in missing), shutil.disk_usage(corpus.root).free
     )
@@ -141,7 +139,8 @@ def simulate(corpus: Corpus, split_name: str, workers: int = 1, progress: bool =
     with bar, _one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         jobs = [(song, names, signal) for song, names in by_song.items() for signal in SIGNALS]
         left = {song: len(SIGNALS) for song in by_song}
-        running, following = {}, iter(jobs)
+        running: dict[Future[None], str] = {}
+        following = iter(jobs)
         try:
             while True:
                 # A song's five files start together, and no more of them than can run: few songs are ever unfinished.

@@ -21,6 +21,7 @@ ORDER = (
     "corpus",
     "simulation",
     "datasets",
+    "supplement",
     "synthesis",
     "demo",
     "openunmix",

@@ -4,8 +4,8 @@
     python tests/benchmarks/simulation.py --scenes 4            # at four head positions, as in the training set
 
 Both write the same files, which is checked. Each round runs the official generator and ours, one after the other, each
-in a process of its own, whose imports and compiling are not counted; the table has medians over the rounds. Elapsed time
-is what counts where the cores are free; CPU time is that of all threads, as if there were only one core.
+in a process of its own, whose imports and compiling are not counted; the table has medians over the rounds. Elapsed
+time is what counts where the cores are free; CPU time is that of all threads, as if there were only one core.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
             CHILDREN[what](corpus, arguments.workers)
             after = time.monotonic(), time.process_time()
         peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-            print(json.dumps([after[0] - before[0], after[1] - before[1], peak_gb]))
+        print(json.dumps([after[0] - before[0], after[1] - before[1], peak_gb]))
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -62,9 +62,13 @@ def main() -> None:
         for _ in range(arguments.rounds):
             for what, measured in rows.items():
                 measured.append(child(what, root, arguments.workers))
-        same = [path.read_bytes() == (root / "official" / path.name).read_bytes() for path in sorted(root.glob("ours/*"))]
+        same = [
+            path.read_bytes() == (root / "official" / path.name).read_bytes() for path in sorted(root.glob("ours/*"))
+        ]
         assert len(same) == arguments.scenes * len(SIGNALS) + 1, "a file is missing"
-        print(f"Files equal: {sum(same)} of {len(same)}\n\n|  | elapsed s | CPU s | peak memory, GB |\n|---|{'---:|' * 3}")
+        print(
+            f"Files equal: {sum(same)} of {len(same)}\n\n|  | elapsed s | CPU s | peak memory, GB |\n|---|{'---:|' * 3}"
+        )
         medians = {what: np.median(measured, axis=0) for what, measured in rows.items()}
         for what, (elapsed, cpu, peak_gb) in medians.items():
             print(f"| {what} | {elapsed:.2f} | {cpu:.2f} | {peak_gb:.2f} |")
@@ -78,7 +82,7 @@ def child(what: str, root: Path, workers: int) -> list[float]:
         path = root / "corpus" / stale
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--workers", str(workers), "--child", what, str(root)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     if what != "first batch":
         kept = root / what
         shutil.rmtree(kept, ignore_errors=True)
