@@ -194,8 +194,6 @@ def _draw_scenes(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     """Write the songs of a split at the ears, as the official generator does; what is there is kept."""
-    import os
-
     from cadenza_lib.corpus import Corpus
     from cadenza_lib.simulation import plan_simulation, simulate
 
@@ -207,7 +205,7 @@ def _simulate(options: argparse.Namespace) -> int:
         flush=True,
     )
     if not options.dry_run:
-        simulate(corpus, options.split, options.workers or len(os.sched_getaffinity(0)))
+        simulate(corpus, options.split, options.workers)
         print(f"Split {options.split} of {options.path} has {len(plan.songs)} songs at the ears.")
     return 0
 

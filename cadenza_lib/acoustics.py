@@ -31,6 +31,7 @@ __all__ = [
     "quantise_16bit",
     "read_audio",
     "spherical_head_hrtf",
+    "to_16bit",
 ]
 
 SAMPLE_RATE = 44100
@@ -177,7 +178,16 @@ def quantise_16bit(signal: Tensor) -> Tensor:
     >>> quantise_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])) * 32768
     tensor([-3.2768e+04,  1.0000e+00, -1.0000e+00,  3.2767e+04])
     """
-    return torch.trunc(torch.clamp(signal * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)) / INT16_SCALE
+    return to_16bit(signal).to(signal.dtype) / INT16_SCALE
+
+
+def to_16bit(signal: Tensor) -> Tensor:
+    """Return the signal's 16-bit samples, as the official generator rounds them: clipped, then truncated towards zero.
+
+    >>> to_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])).tolist()
+    [-32768, 1, -1, 32767]
+    """
+    return (signal * INT16_SCALE).clamp_(-INT16_SCALE, INT16_SCALE - 1).to(torch.int16)
 
 
 def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: float = _HEAD_RADIUS_M) -> Tensor:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cadenza_lib.acoustics import INT16_SCALE, SAMPLE_RATE, loudspeakers_to_ears, quantise_16bit, read_audio
+from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
 from cadenza_lib.corpus import SIGNALS, Corpus, Split, length_on_disk
-from cadenza_lib.errors import CorpusError, ParameterError
+from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import find_path, make_directory, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
 
@@ -30,7 +30,7 @@ __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
 
 _BYTES_PER_SAMPLE = 4  # two channels of 16 bits
 _HEADER_BYTES = 44
-_CHUNK = 1 << 16  # samples that are rounded and written at once, few enough for the processor's cache
+_CHUNK = 1 << 14  # samples that are rounded and written at once, few enough for the processor's cache
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     )
 
 
-def simulate(corpus: Corpus, split_name: str, workers: int = 1, progress: bool = True) -> SimulationPlan:
+def simulate(corpus: Corpus, split_name: str, workers: int | None = None, progress: bool = True) -> SimulationPlan:
     """Write the songs of a split at the ears, those that are missing, and then their metadata.
 
     Parameters
@@ -105,7 +105,8 @@ def simulate(corpus: Corpus, split_name: str, workers: int = 1, progress: bool =
     split_name
         Whose scenes are simulated.
     workers
-        Number of files at the same time. Each takes about 16 times as much memory as it is large on the disk.
+        Number of files at the same time; default: torch's number of threads, usually one per core. Each takes about
+        ten times as much memory as it is large on the disk.
     progress
         Show a bar.
 
@@ -123,6 +124,7 @@ def simulate(corpus: Corpus, split_name: str, workers: int = 1, progress: bool =
     AudioError
         If a file is missing or unusable, or the five files of a song differ in length.
     """
+    workers = torch.get_num_threads() if workers is None else workers
     if workers < 1:
         raise ParameterError(f"workers {workers} must be at least 1.")
     plan = plan_simulation(corpus, split_name)
@@ -183,7 +185,7 @@ def _simulate_file(
     dry = read_audio(path, SAMPLE_RATE)
     length = length_on_disk(folder)
     if dry.shape[-1] != length:
-        raise CorpusError(f"{path} has {dry.shape[-1]} samples but mixture.wav has {length}; download the song again.")
+        raise AudioError(f"{path} has {dry.shape[-1]} samples but mixture.wav has {length}; download the song again.")
     dry_lufs = integrated_loudness(dry, SAMPLE_RATE)
     for name in names:
         heard = loudspeakers_to_ears(dry, corpus.hrtf(songs[name]["Head Position"]))
@@ -196,8 +198,7 @@ def _write_16bit(path: Path, signal: Tensor, gain: Tensor) -> None:
     """Write a signal `(channel, time)` times a gain as 16-bit WAV, rounded as the official generator rounds it."""
     with soundfile.SoundFile(path, "w", SAMPLE_RATE, len(signal), subtype="PCM_16", format="WAV") as file:
         for start in range(0, signal.shape[-1], _CHUNK):
-            steps = quantise_16bit(signal[:, start : start + _CHUNK] * gain) * INT16_SCALE
-            file.write(steps.T.to(torch.int16).numpy())
+            file.write(to_16bit(signal[:, start : start + _CHUNK] * gain).T.numpy())
 
 
 def _size(folder: Path) -> int:

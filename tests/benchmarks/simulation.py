@@ -96,7 +96,7 @@ def child(what: str, root: Path, workers: int) -> list[float]:
 def official(corpus: Path, _: int) -> None:
     """Let the recipe's generator write the songs."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from test_corpus import simulate_officially
+    from official import simulate_officially
 
     simulate_officially(corpus)
 
