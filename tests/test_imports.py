@@ -35,6 +35,7 @@ ORDER = (
     "submission",
     "targets",
     "segments",
+    "training_files",
     "finetune",
     "analysis",
     "figures",
