@@ -63,8 +63,14 @@ def check_data(path: Path | str) -> list[Finding]:
     root = Path(path).expanduser().resolve()
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory; give the one that holds metadata/ and audio/.")
-    if find_path(root / "metadata", root).is_dir():
-        return _check_corpus(root)
+    try:
+        return _check_corpus(root) if find_path(root / "metadata", root).is_dir() else _check_folder(root)
+    except PermissionError as error:
+        raise CorpusError(f"{error.filename} cannot be read; change its permissions.") from error
+
+
+def _check_folder(root: Path) -> list[Finding]:
+    """Check a folder of songs in MUSDB18-HQ's layout."""
     folders = {split: song_folders(find_path(root / split, root)) for split in _MUSDB18_SPLITS}
     folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
     songs = [folder for found in folders.values() for folder in found]

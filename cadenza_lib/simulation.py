@@ -196,9 +196,12 @@ def _simulate_file(
 
 def _write_16bit(path: Path, signal: Tensor, gain: Tensor) -> None:
     """Write a signal `(channel, time)` times a gain as 16-bit WAV, rounded as the official generator rounds it."""
-    with soundfile.SoundFile(path, "w", SAMPLE_RATE, len(signal), subtype="PCM_16", format="WAV") as file:
-        for start in range(0, signal.shape[-1], _CHUNK):
-            file.write(to_16bit(signal[:, start : start + _CHUNK] * gain).T.numpy())
+    try:
+        with soundfile.SoundFile(path, "w", SAMPLE_RATE, len(signal), subtype="PCM_16", format="WAV") as file:
+            for start in range(0, signal.shape[-1], _CHUNK):
+                file.write(to_16bit(signal[:, start : start + _CHUNK] * gain).T.numpy())
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise CorpusError(f"{path} cannot be written ({error}); make room, and what is complete is kept.") from error
 
 
 def _size(folder: Path) -> int:

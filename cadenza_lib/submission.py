@@ -73,9 +73,14 @@ def submit(evaluation_dir: Path | str, out_dir: Path | str, workers: int = 4, pr
     if problems := [problem for problem, _ in checked if problem]:
         more = f" ({len(problems)} of {len(files)} files cannot be submitted)" if len(problems) > 1 else ""
         raise AudioError(f"{problems[0]}{more}; evaluate again.")
-    for file in files:
-        with atomic_path(out_dir / file.name) as temporary:
-            shutil.copyfile(file, temporary)
+    try:
+        for file in files:
+            with atomic_path(out_dir / file.name) as temporary:
+                shutil.copyfile(file, temporary)
+    except OSError as error:
+        raise ParameterError(
+            f"{out_dir} cannot be written ({error.strerror}); make room, or choose another."
+        ) from error
     return Submission(out_dir, {file.name: share for file, (_, share) in zip(files, checked, strict=True)})
 
 

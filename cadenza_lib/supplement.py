@@ -216,6 +216,8 @@ def _place(folder: Path, files: Sources) -> None:
         else:
             _write_sums(unfinished, files)
         unfinished.replace(folder)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise CorpusError(f"{folder} cannot be written ({error}); make room on a disk that can hold links.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

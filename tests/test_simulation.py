@@ -83,6 +83,17 @@ def test_full_disk_is_refused_before_anything_is_written(root: Path, monkeypatch
     assert not (root / AT_EARS).exists()
 
 
+def test_disk_that_fills_up_leaves_no_half_written_song(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(soundfile.SoundFile):
+        def write(self, _: np.ndarray) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(simulation.soundfile, "SoundFile", Full)
+    with pytest.raises(CorpusError, match=r"\.wav cannot be written \(.*No space left on device\); make room"):
+        simulate(Corpus(root), "train", progress=False)
+    assert not contents_of_songs(root)
+
+
 def test_a_run_that_was_stopped_goes_on_and_keeps_what_is_complete(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     simulate_officially(root)
     expected = contents(root)
