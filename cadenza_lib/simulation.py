@@ -192,6 +192,7 @@ def _simulate_file(
         gain = matching_gain(integrated_loudness(heard, SAMPLE_RATE), dry_lufs)
         target = make_directory(_unfinished(corpus.at_ear_folder(songs[name])))
         _write_16bit(target / f"{signal}.wav", heard, gain)
+        del heard  # or the next one would be computed beside it
 
 
 def _write_16bit(path: Path, signal: Tensor, gain: Tensor) -> None:
