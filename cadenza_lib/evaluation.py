@@ -303,7 +303,8 @@ def read_scores(out_dir: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        scores = pd.read_csv(path, dtype={"scene": str, "song": str, "listener": str})
+        dtype = {"scene": str, "song": str, "listener": str}
+        scores = pd.read_csv(path, dtype=dtype, float_precision="round_trip")  # what was written, to the last bit
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]

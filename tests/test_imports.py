@@ -32,6 +32,7 @@ ORDER = (
     "evaluation",
     "targets",
     "segments",
+    "training_files",
     "finetune",
     "analysis",
     "figures",
