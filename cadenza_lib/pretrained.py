@@ -5,14 +5,11 @@ moves it). A file is there complete and checked, or not at all, and a download t
 (`<name>.part`). A file that was put there by hand is used like any other.
 """
 
-import fcntl
 import hashlib
 import logging
-import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import make_directory
+from cadenza_lib.files import locked, make_directory
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -210,42 +207,28 @@ def _fetch(url: str, folder: Path) -> Path:
     make_directory(folder)
     partial = folder / f"{path.name}.part"
     try:
-        with _locked(partial) as file:
-            if not path.is_file():  # another process may have had the lock, and finished
-                _logger.info("Downloading %s to %s.", url, path)
-                _download(url, file)
-                try:
-                    _check_sha256(partial, _sha256_prefix(path))
-                    _unpickle(partial)
-                except ValueError:
-                    partial.unlink()  # whole, but not the file it should be
-                    raise
-                partial.replace(path)
+        with locked(folder / f".{path.name}.lock"):
+            if path.is_file():  # another process had the lock, and has finished
+                return path
+            _logger.info("Downloading %s to %s.", url, path)
+            try:
+                with partial.open("ab") as file:
+                    _download(url, file)
+                _check_sha256(partial, _sha256_prefix(path))
+                _unpickle(partial)
+            except ValueError:
+                partial.unlink()  # whole, but not the file it should be
+                raise
+            finally:
+                if partial.exists() and partial.stat().st_size == 0:
+                    partial.unlink()
+            partial.replace(path)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{path.name} could not be downloaded from {url} ({error}); connect to the internet once, "
             f"or put the file into {folder} by hand."
         ) from error
     return path
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to append to, which no other process does at the same time; remove it if it is left empty."""
-    while True:
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-                if path.with_suffix("").exists():  # another process has finished it
-                    yield file
-                    return
-                continue  # another process has removed it
-            try:
-                yield file
-            finally:
-                if path.exists() and path.stat().st_size == 0:
-                    path.unlink()
-            return
 
 
 def _download(url: str, file: BinaryIO) -> None:
@@ -276,7 +259,6 @@ def _download(url: str, file: BinaryIO) -> None:
         with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="weights", leave=False) as bar:
             while block := response.read(_DOWNLOAD_BLOCK):
                 bar.update(file.write(block))
-    file.flush()
     if total is not None and file.tell() < total:
         raise OSError(f"the connection ended after {file.tell()} of {total} bytes; the next call goes on from there")
 

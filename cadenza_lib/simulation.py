@@ -95,7 +95,7 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     )
 
 
-def simulate(corpus: Corpus, split_name: str, workers: int | None = None, progress: bool = True) -> SimulationPlan:
+def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress: bool = True) -> SimulationPlan:
     """Write the songs of a split at the ears, those that are missing, and then their metadata.
 
     Parameters
@@ -104,7 +104,7 @@ def simulate(corpus: Corpus, split_name: str, workers: int | None = None, progre
         A data set on disk.
     split_name
         Whose scenes are simulated.
-    workers
+    jobs
         Number of files at the same time; default: torch's number of threads, usually one per core. Each takes about
         ten times as much memory as it is large on the disk.
     progress
@@ -118,15 +118,15 @@ def simulate(corpus: Corpus, split_name: str, workers: int | None = None, progre
     Raises
     ------
     ParameterError
-        If the number of workers is not positive.
+        If the number of jobs is not positive.
     CorpusError
         If the disk has too little space, or the metadata cannot be used.
     AudioError
         If a file is missing or unusable, or the five files of a song differ in length.
     """
-    workers = torch.get_num_threads() if workers is None else workers
-    if workers < 1:
-        raise ParameterError(f"workers {workers} must be at least 1.")
+    jobs = torch.get_num_threads() if jobs is None else jobs
+    if jobs < 1:
+        raise ParameterError(f"jobs {jobs} must be at least 1.")
     plan = plan_simulation(corpus, split_name)
     if plan.needed_bytes > plan.free_bytes:
         raise CorpusError(
@@ -138,16 +138,16 @@ def simulate(corpus: Corpus, split_name: str, workers: int | None = None, progre
     for name in plan.missing:
         by_song[plan.songs[name]["Original Track Name"]].append(name)
     bar = tqdm(total=len(plan.songs), initial=len(plan.songs) - len(plan.missing), unit="song", disable=not progress)
-    with bar, _one_thread_each(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        jobs = [(song, names, signal) for song, names in by_song.items() for signal in SIGNALS]
+    with bar, _one_thread_each(), ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        files = [(song, names, signal) for song, names in by_song.items() for signal in SIGNALS]
         left = {song: len(SIGNALS) for song in by_song}
         running: dict[Future[None], str] = {}
-        following = iter(jobs)
+        following = iter(files)
         try:
             while True:
                 # A song's five files start together, and no more of them than can run: few songs are ever unfinished.
-                while len(running) < workers and (job := next(following, None)) is not None:
-                    running[pool.submit(_simulate_file, corpus, split_name, plan.songs, *job)] = job[0]
+                while len(running) < jobs and (file := next(following, None)) is not None:
+                    running[pool.submit(_simulate_file, corpus, split_name, plan.songs, *file)] = file[0]
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:

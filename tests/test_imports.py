@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 ORDER = (
     "errors",
     "files",
+    "executors",
     "listeners",
     "loudness",
     "acoustics",
@@ -42,6 +43,8 @@ ORDER = (
     "report",
     "runs",
     "study",
+    "cost",
+    "execution",
     "check",
     "__main__",
 )

@@ -136,7 +136,7 @@ def _saved(state: dict[str, torch.Tensor], folder: Path) -> bytes:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 class _RunsCode:

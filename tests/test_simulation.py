@@ -46,7 +46,7 @@ def test_files_and_metadata_are_those_of_the_official_generator(cadenza_mini: Pa
             signal = soundfile.read(path)[0]
             soundfile.write(path, signal / max(1e-9, np.abs(signal).max()), SAMPLE_RATE, subtype="PCM_16")
     simulate_officially(theirs)
-    simulate(Corpus(ours), "train", workers=2, progress=False)
+    simulate(Corpus(ours), "train", jobs=2, progress=False)
     expected = contents(theirs)
     assert len(expected) == 8 * 5 + 1
     assert contents(ours) == expected
@@ -70,7 +70,7 @@ def test_disk_need_is_told_to_the_byte(root: Path, capsys: pytest.CaptureFixture
     assert main(["data", "simulate", str(root), "--dry-run"]) == 0
     assert "4 of 4 songs at the ears are to be written: 0.00 GB" in capsys.readouterr().out
     assert not (root / AT_EARS).exists()
-    assert main(["data", "simulate", str(root), "--workers", "2"]) == 0
+    assert main(["data", "simulate", str(root), "--jobs", "2"]) == 0
     assert sum(path.stat().st_size for path in (root / AT_EARS).rglob("*.wav")) == plan.needed_bytes
     assert plan_simulation(Corpus(root), "train").missing == ()
 
@@ -110,14 +110,14 @@ def test_a_run_that_was_stopped_goes_on_and_keeps_what_is_complete(root: Path, m
     write = simulation._write_16bit
     monkeypatch.setattr(simulation, "_write_16bit", stop_in_the_second_song)
     with pytest.raises(KeyboardInterrupt):
-        simulate(Corpus(root), "train", workers=1, progress=False)
+        simulate(Corpus(root), "train", jobs=1, progress=False)
     partly = contents_of_songs(root)
     assert len(partly) == 10  # both versions of the first song, nothing of the second
     assert not (root / METADATA).exists()
 
     monkeypatch.setattr(simulation, "_write_16bit", write)
     written = {path: path.stat().st_mtime_ns for path in partly}
-    plan = simulate(Corpus(root), "train", workers=2, progress=False)
+    plan = simulate(Corpus(root), "train", jobs=2, progress=False)
     assert len(plan.missing) == 2
     assert {path: path.stat().st_mtime_ns for path in partly} == written
     assert contents(root) == expected
@@ -143,7 +143,7 @@ def test_files_of_unequal_length_are_refused_and_leave_nothing_half_written(root
     samples, rate = soundfile.read(path)
     soundfile.write(path, samples[:-5], rate, subtype="PCM_16")
     with pytest.raises(AudioError, match=r"Tiny 2/bass\.wav has 22045 samples but mixture\.wav has 22050"):
-        simulate(Corpus(root), "train", workers=1, progress=False)
+        simulate(Corpus(root), "train", jobs=1, progress=False)
     assert {path.parent.name.rpartition("-")[0] for path in contents_of_songs(root)} == {"Tiny 1"}
 
 
@@ -154,16 +154,16 @@ def test_split_without_dry_songs_cannot_be_simulated(root: Path) -> None:
         simulate(Corpus(root), "train", progress=False)
 
 
-def test_number_of_workers_is_positive(root: Path) -> None:
-    with pytest.raises(ParameterError, match="workers 0 must be at least 1"):
-        simulate(Corpus(root), "train", workers=0)
+def test_number_of_jobs_is_positive(root: Path) -> None:
+    with pytest.raises(ParameterError, match="jobs 0 must be at least 1"):
+        simulate(Corpus(root), "train", jobs=0)
 
 
 def test_threads_of_torch_are_as_before(root: Path) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        simulate(Corpus(root), "train", workers=2, progress=False)
+        simulate(Corpus(root), "train", jobs=2, progress=False)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -180,7 +180,7 @@ def test_full_size_tree_goes_through_check_scenes_and_simulation(
     assert "no scenes, scene_listeners.train.json" in output
     assert main(["data", "scenes", str(root)]) == 0
     assert "400 scenes and 800 scene-listener pairs" in capsys.readouterr().out
-    assert main(["data", "simulate", str(root), "--workers", "2"]) == 0
+    assert main(["data", "simulate", str(root), "--jobs", "2"]) == 0
     assert len(contents_of_songs(root)) == 400 * 5
     split = Corpus(root).split("train")
     assert split.at_ear_songs == at_ear_metadata(split)
