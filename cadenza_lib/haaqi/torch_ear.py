@@ -31,6 +31,8 @@ DECAY = 6144  # samples in which the slowest filter, at 80 Hz in a normal ear, f
 LEVEL_DECAY = 4096  # the same for the filters that match levels after resampling
 RECURSIVE_BLOCK = 32  # samples that `_recursive` treats at once
 LARGEST_TANGENT = 1e6  # of half the phase: at half the sample rate it is infinite
+FFT_ROUNDING = 4.0  # machine epsilons of a band's largest value
+SMALLEST_POWER = 1e-36  # of an envelope
 _LOG10_OF_2 = math.log10(2.0)
 
 
@@ -181,7 +183,11 @@ def compress(spectrum: Tensor, ears: Ears, sizes: list[int], time: int) -> Compr
     mean = power.sum(-1) / samples
     compression = ears.slope * (_level(mean_control, level1, knee, ear.LINEAR_ABOVE_DB_SPL) - knee)
     level_db_sl = torch.relu(_level(mean, level1, 0.0, math.inf) - ears.ohc_db - compression - ears.ihc_db)
-    return Compressed(gain * root(power), gain * filtered.real, bandwidth, level_db_sl)
+    envelope = power.clamp(min=SMALLEST_POWER).sqrt()  # never zero: `adapt` knows what alignment moves in by its zeros
+    # The FFT leaves its rounding where there is digital silence, and normalised covariances would hear it.
+    rounding = (FFT_ROUNDING * torch.finfo(power.dtype).eps) ** 2 * power.detach().amax(-1, keepdim=True)
+    motion = (gain * filtered.real).masked_fill(power < rounding, 0.0)
+    return Compressed(gain * envelope, motion, bandwidth, level_db_sl)
 
 
 def _power(level_db_spl: Tensor, level1: Tensor) -> Tensor:

@@ -114,7 +114,7 @@ def cepstral_correlation(x: Tensor, y: Tensor, kept: Tensor) -> Tensor:
         return (rows - rows.sum(-1, keepdim=True) / samples) * present
 
     def filtered(smooth: Tensor) -> Tensor:
-        chosen = torch.take_along_dim(smooth, order[:, None], -1)
+        chosen = smooth.gather(2, order[:, None].expand(len(smooth), BANDS, -1))
         spectra = torch.fft.rfft(centred(basis @ chosen, there, safe_count), padded)
         spectra = spectra[:, :, None] * torch.fft.rfft(filters, padded)  # (item, coefficient, modulation, frequency)
         rows = torch.fft.irfft(spectra, padded)[..., delay : delay + size]
@@ -181,8 +181,8 @@ def covariance(x: Tensor, y: Tensor, sizes: list[int], lags: Tensor | None = Non
             spectra = torch.fft.rfft(x_tiles) * torch.fft.rfft(y_tiles, points).conj()
             lags = (torch.fft.irfft(spectra, points)[..., : 2 * MAX_LAG + 1] * unbias).abs().argmax(-1, keepdim=True)
     shifted = x_tiles.unfold(-1, SEGMENT, 1).expand(len(y), -1, -1, -1, -1)  # (item, band, segment, lag, sample)
-    shifted = torch.take_along_dim(shifted, lags[..., None], 3).squeeze(3)
-    products = (shifted * y_tiles).sum(-1).abs() * torch.take_along_dim(unbias.expand(*lags.shape[:3], -1), lags, -1)[..., 0]
+    shifted = shifted.gather(3, lags[..., None].expand(*lags.shape, SEGMENT)).squeeze(3)
+    products = (shifted * y_tiles).sum(-1).abs() * unbias.expand(*lags.shape[:3], -1).gather(3, lags).squeeze(3)
     heard = (x_power > SMALL) & (y_power > SMALL)
     scale = torch.where(heard, x_power, 1.0).sqrt() * torch.where(heard, y_power, 1.0).sqrt()
     return torch.where(heard, products / scale, 0.0).clamp(max=1.0), lags
