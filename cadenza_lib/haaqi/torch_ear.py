@@ -3,7 +3,7 @@
 All filters are linear and time-invariant, so none of them needs a loop over time. The gammatone filters and the middle
 ear are products with the sampled transfer function, after `DECAY` samples of zeros: what their impulse responses leave
 there wraps around, and is below 1e-15 of their peak. The filters with real poles (gain smoothing, adaptation) run block
-by block, `_recursive`, which is exact.
+by block, `recursive`, which is exact.
 
 Shapes are (item, band, time). Items of a batch may differ in length; behind the end of an item are zeros. Delays are
 Python integers and have no gradient.
@@ -29,7 +29,7 @@ __all__ = ["DECAY", "Compressed", "Ears", "adapt", "compress", "cut", "hashed_no
 
 DECAY = 6144  # samples in which the slowest filter, at 80 Hz in a normal ear, falls below 1e-15 of its peak
 LEVEL_DECAY = 4096  # the same for the filters that match levels after resampling
-RECURSIVE_BLOCK = 32  # samples that `_recursive` treats at once
+RECURSIVE_BLOCK = 32  # samples that `recursive` treats at once
 LARGEST_TANGENT = 1e6  # of half the phase: at half the sample rate it is infinite
 FFT_ROUNDING = 4.0  # machine epsilons of a band's largest value
 SMALLEST_POWER = 1e-36  # of an envelope
@@ -176,7 +176,7 @@ def compress(spectrum: Tensor, ears: Ears, sizes: list[int], time: int) -> Compr
     # In dB: -OHC loss - slope (level - knee).
     offset = -ears.ohc_db[..., None] / DB_PER_OCTAVE - exponent * torch.log2(lowest)
     gain = torch.exp2(exponent * torch.log2(torch.clamp(control_power, lowest, highest)) + offset)
-    gain = _recursive(gain, *_gain_smoothing())
+    gain = recursive(gain, *gain_smoothing())
 
     filtered = _filter(spectrum, tangent, bandwidth * ears.erb, sizes, time)
     power = filtered.real.square() + filtered.imag.square()
@@ -281,7 +281,7 @@ def _clear_ends(rows: Tensor, sizes: list[int]) -> Tensor:
 
 
 @cache
-def _gain_smoothing() -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+def gain_smoothing() -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     """b (1 + z^-1) / (1 - a z^-1) = -b / a + (b (1 + a) / a) / (1 - a z^-1)."""
     (b, _), (_, minus_a) = dsp.butter(1, ear.GAIN_SMOOTHING_HZ / (0.5 * SAMPLE_RATE))
     a = -float(minus_a)
@@ -297,7 +297,7 @@ def _adaptation() -> tuple[float, tuple[float, ...], tuple[float, ...]]:
     return float(inverse_r1), tuple(poles.tolist()), tuple(weights.tolist())
 
 
-def _recursive(x: Tensor, direct: float, poles: tuple[float, ...], weights: tuple[float, ...]) -> Tensor:
+def recursive(x: Tensor, direct: float, poles: tuple[float, ...], weights: tuple[float, ...]) -> Tensor:
     """Filter (..., time) with ``direct + sum over k of weights[k] / (1 - poles[k] z^-1)``, from rest.
 
     Each block is one product with a triangular matrix. What a block hands on to the next is the state of each pole,
@@ -312,7 +312,7 @@ def _recursive(x: Tensor, direct: float, poles: tuple[float, ...], weights: tupl
     result = blocks @ torch.from_numpy(inside).to(x)
     if blocks.shape[-2] > 1:
         ends = blocks[..., :-1, :] @ torch.from_numpy(np.stack([power[:, -1] for power in powers], axis=1)).to(x)
-        states = [_recursive(ends[..., k], 0.0, (pole**size,), (1.0,)) for k, pole in enumerate(poles)]
+        states = [recursive(ends[..., k], 0.0, (pole**size,), (1.0,)) for k, pole in enumerate(poles)]
         decays = np.stack([weight * pole ** (n + 1) for weight, pole in zip(weights, poles, strict=True)])
         handed_on = torch.stack(states, dim=-1) @ torch.from_numpy(decays).to(x)
         result = result + torch.nn.functional.pad(handed_on, (0, 0, 1, 0))
@@ -361,7 +361,7 @@ def adapt(envelope: Tensor, motion: Tensor, ears: Ears) -> tuple[Tensor, Tensor]
     threshold = (10.0 ** ((ears.ihc_db - ears.level1) / 20.0))[..., None]
     amplitude = torch.maximum(envelope, threshold)
     above_db = DB_PER_OCTAVE * torch.log2(amplitude / threshold)
-    adapted = torch.relu(_recursive(above_db, *_adaptation()))
+    adapted = torch.relu(recursive(above_db, *_adaptation()))
     # Below the threshold nothing is adapted, and dividing by it instead of the envelope leaves the same zero. Where
     # alignment has moved in zeros, 0 / 0 counts as 1, as in pyclarity, and the motion, which may have been moved by
     # less, stays as it is.
