@@ -28,6 +28,7 @@ ORDER = (
     "remix",
     "fitting",
     "haaqi",
+    "personal",
     "evaluation",
     "targets",
     "segments",

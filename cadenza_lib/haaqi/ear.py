@@ -143,8 +143,8 @@ def middle_ear_filters() -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
 def middle_ear(signal: Floats) -> Floats:
     """Band-pass of the middle ear, roughly the equal-loudness contour at threshold."""
     out = np.empty(len(signal))
-    coefficients = (np.concatenate((b, a[1:])) for b, a in middle_ear_filters())
-    kernels.middle_ear(np.ascontiguousarray(signal), *coefficients, out)
+    low, high = (np.concatenate((b, a[1:])) for b, a in middle_ear_filters())
+    kernels.middle_ear(np.ascontiguousarray(signal), low, high, out)
     return out
 
 

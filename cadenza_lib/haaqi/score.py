@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from clarity.utils.audiogram import Audiogram
@@ -28,7 +28,6 @@ __all__ = ["Components", "HaaqiReference", "compute_haaqi", "haaqi_components"]
 logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
-T = TypeVar("T", bound=Any)  # a number, or a tensor
 Noise = Literal["pyclarity", "hashed"] | None
 Seed = int | np.random.RandomState | None
 
@@ -253,8 +252,8 @@ class HaaqiReference:
         return stream.state()
 
 
-def combine(cepstral_correlation: T, fine_structure: T, loudness: T, spectrum: T) -> tuple[T, T, T]:
-    """Combined, nonlinear and linear model of Kates and Arehart 2016, of numbers or tensors."""
+def combine(cepstral_correlation: Any, fine_structure: Any, loudness: Any, spectrum: Any) -> tuple[Any, Any, Any]:
+    """Return the combined, nonlinear and linear model of Kates and Arehart 2016, of numbers or tensors."""
     nonlinear = 0.754 * cepstral_correlation**3 + 0.246 * fine_structure
     linear = 0.329 * loudness + 0.671 * spectrum
     score = 0.336 * nonlinear + 0.001 * linear + 0.501 * nonlinear**2 + 0.161 * linear**2

@@ -15,11 +15,12 @@ from clarity.utils.audiogram import Audiogram
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
-from cadenza_lib.haaqi import torch_ear
+from cadenza_lib.haaqi import torch_filters
 from cadenza_lib.haaqi.score import audiogram_levels
 from cadenza_lib.haaqi.torch_comparison import ReferenceSide
 
 __all__ = ["HaaqiLoss", "ReferenceBatch", "score_batch"]
+
 
 def score_batch(
     processed: Tensor,
@@ -93,9 +94,7 @@ class HaaqiLoss(torch.nn.Module):
         level1: float | Sequence[float] = 65.0,
     ) -> Tensor:
         """Return the loss, `()`."""
-        scores = score_batch(
-            processed, reference, self.sample_rate, audiograms, self.equalisation, level1, self.noise
-        )
+        scores = score_batch(processed, reference, self.sample_rate, audiograms, self.equalisation, level1, self.noise)
         return 1.0 - scores.mean()
 
 
@@ -136,7 +135,7 @@ class ReferenceBatch:
             if count not in (1, self.items):
                 raise ParameterError(f"There are {count} {name} for {self.items} items: give one, or one for each.")
         self.sample_rate, self._equalisation, self._noise = sample_rate, equalisation, noise
-        self._signal = torch_ear.resample(signal, sample_rate)
+        self._signal = torch_filters.resample(signal, sample_rate)
         self._side: ReferenceSide | None = None
 
     def score(self, processed: Tensor) -> Tensor:
@@ -149,7 +148,7 @@ class ReferenceBatch:
             )
         if self.items not in (1, len(signal)):
             raise AudioError(f"There are {len(signal)} processed signals for {self.items} references or ears.")
-        signal = torch_ear.resample(signal, self.sample_rate)
+        signal = torch_filters.resample(signal, self.sample_rate)
         size = min(self._signal.shape[-1], signal.shape[-1])
         if self._side is None or self._side.size != size:
             reference = self._signal[:, :size].expand(self.items, -1)

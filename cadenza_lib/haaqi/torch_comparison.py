@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cadenza_lib.errors import AudioError
-from cadenza_lib.haaqi import ear, features, score, torch_ear, torch_features
+from cadenza_lib.haaqi import ear, features, score, torch_ear, torch_features, torch_filters
 from cadenza_lib.haaqi.comparison import BACK_UP, PRUNE_BELOW, SHORTEST
 from cadenza_lib.haaqi.ear import BANDS
 from cadenza_lib.haaqi.torch_features import HALF_TILE
@@ -38,25 +38,26 @@ class ReferenceSide:
         self._starts, self._sizes = _audible_ranges(reference)
         self._time = (max(self._sizes) // HALF_TILE + 2) * HALF_TILE  # room for a tile that begins in the last half
         self._ears = torch_ear.Ears.from_levels(levels, level1, reference)
-        pruned = torch_ear.cut(reference, self._starts, [self.size] * len(reference), self._sizes, self._time)
+        pruned = torch_filters.cut(reference, self._starts, [self.size] * len(reference), self._sizes, self._time)
         if add_nal_r:
-            pruned = torch_ear.nal_r(pruned, levels, self._sizes)
-        spectra = torch_ear.spectrum(pruned)
+            pruned = torch_filters.nal_r(pruned, levels, self._sizes)
+        spectra, spans = torch_filters.spectrum(pruned), torch_filters.spans(pruned, self._sizes)
 
         items = len(reference)
         self._envelope, self._motion, self._neural = reference.new_empty(3, items, BANDS, self._time)
         self._level_db_sl = reference.new_empty(items, BANDS)
         bandwidth = reference.new_empty(items, BANDS)
         for bands in self._groups(items):
-            x = torch_ear.compress(spectra, self._ears.part(bands), self._sizes, self._time)
+            x = torch_ear.compress(spectra, self._ears.part(bands), spans, self._time)
             self._envelope[:, bands], self._motion[:, bands] = x.envelope, x.motion
             self._level_db_sl[:, bands], bandwidth[:, bands] = x.level_db_sl, x.bandwidth
         self._late = np.stack([ear.group_delays(row) for row in bandwidth.double().cpu().numpy()])
         smooth, tile_levels = [], []
         for bands in self._groups(items):
-            x_bands = self._envelope[:, bands], self._motion[:, bands]
             at_once = [0] * (items * (bands.stop - bands.start))
-            envelope, self._neural[:, bands] = self._to_neural(*x_bands, bands, at_once, at_once, 0)
+            envelope, self._neural[:, bands] = self._to_neural(
+                self._envelope[:, bands], self._motion[:, bands], bands, [at_once, at_once], 0
+            )
             smooth.append(torch_features.smooth_envelope(envelope, self._sizes))
             tile_levels.append(torch_features.tile_levels(self._neural[:, bands], self._sizes))
         self._smooth, self._tile_levels = torch.cat(smooth, 1), torch.cat(tile_levels, 1)
@@ -67,8 +68,11 @@ class ReferenceSide:
         items = len(processed)
         sizes = self._for_all(self._sizes, items)
         delays = torch_features.broadband_delays(self._reference, processed)
-        moves = [start + delay - BACK_UP for start, delay in zip(self._for_all(self._starts, items), delays, strict=True)]
-        spectra = torch_ear.spectrum(torch_ear.cut(processed, moves, [self.size] * items, sizes, self._time))
+        moves = [
+            start + delay - BACK_UP for start, delay in zip(self._for_all(self._starts, items), delays, strict=True)
+        ]
+        pruned = torch_filters.cut(processed, moves, [self.size] * items, sizes, self._time)
+        spectra, spans = torch_filters.spectrum(pruned), torch_filters.spans(pruned, sizes)
         kept_bytes = KEPT_VALUES * items * BANDS * self._time * processed.element_size()
         recompute = torch.is_grad_enabled() and processed.requires_grad and kept_bytes > KEEP_BYTES
         parts = []
@@ -76,10 +80,10 @@ class ReferenceSide:
             found: dict[str, Any] = {}
             if recompute:
                 part = checkpoint(
-                    self._compare_group, spectra, bands, sizes, found, use_reentrant=False, preserve_rng_state=False
+                    self._compare_group, spectra, spans, bands, found, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                part = self._compare_group(spectra, bands, sizes, found)
+                part = self._compare_group(spectra, spans, bands, found)
             parts.append(part)
         smooth, covariances, level_db_sl = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         correlation = torch_features.cepstral_correlation(self._smooth, smooth, self._kept)
@@ -90,28 +94,27 @@ class ReferenceSide:
         return score.combine(correlation, similarity, loudness, spectrum)[0]
 
     def _compare_group(
-        self, spectra: Tensor, bands: slice, sizes: list[int], found: dict[str, Any]
+        self, spectra: Tensor, spans: list[torch_filters.Span], bands: slice, found: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Smoothed envelope, covariances, both (item, band, segment), and level, (item, band), of some bands.
 
         What has no gradient is left in `found`, and taken from there when the bands are computed again.
         """
-        y = torch_ear.compress(spectra, self._ears.part(bands), sizes, self._time)
+        sizes = [stop for _, stop in spans]
+        y = torch_ear.compress(spectra, self._ears.part(bands), spans, self._time)
         if "delays" not in found:
             found["delays"] = [
                 torch_features.band_delays(x[:, bands], rows.detach(), sizes)
                 for x, rows in ((self._envelope, y.envelope), (self._motion, y.motion))
             ]
-        envelope, neural = self._to_neural(y.envelope, y.motion, bands, *found["delays"], BANDS)
-        covariances, found["lags"] = torch_features.covariance(
-            self._neural[:, bands], neural, sizes, found.get("lags")
-        )
+        envelope, neural = self._to_neural(y.envelope, y.motion, bands, found["delays"], BANDS)
+        covariances, found["lags"] = torch_features.covariance(self._neural[:, bands], neural, sizes, found.get("lags"))
         return torch_features.smooth_envelope(envelope, sizes), covariances, y.level_db_sl
 
     def _to_neural(
-        self, envelope: Tensor, motion: Tensor, bands: slice, delays: list[int], motion_delays: list[int], place: int
+        self, envelope: Tensor, motion: Tensor, bands: slice, delays: list[list[int]], place: int
     ) -> tuple[Tensor, Tensor]:
-        """Align each band, make it wait for the slowest one, adapt; `place` is that of the first row of noise."""
+        """Align by `delays`, wait for the slowest band, adapt; `place` is that of the first row of noise."""
         items, count = envelope.shape[:2]
         late = np.broadcast_to(self._late[:, bands], (items, count))
         waits = late.ravel().tolist()
@@ -119,10 +122,12 @@ class ReferenceSide:
 
         def aligned(rows: Tensor, moves: list[int]) -> Tensor:
             net = [move - wait for move, wait in zip(moves, waits, strict=True)]
-            return torch_ear.cut(rows.flatten(0, 1), net, available, available, self._time, waits).unflatten(0, (items, count))
+            return torch_filters.cut(rows.flatten(0, 1), net, available, available, self._time, waits).unflatten(
+                0, (items, count)
+            )
 
         ears = self._ears.part(bands)
-        adapted, neural = torch_ear.adapt(aligned(envelope, delays), aligned(motion, motion_delays), ears)
+        adapted, neural = torch_ear.adapt(aligned(envelope, delays[0]), aligned(motion, delays[1]), ears)
         if self._noise is not None:
             samples = torch.arange(self._time)[None, None] - torch.from_numpy(late.copy())[..., None]
             places = torch.arange(place + bands.start, place + bands.stop)[:, None]

@@ -21,8 +21,17 @@ from cadenza_lib.haaqi.kernels import HOP, SMALL
 from cadenza_lib.haaqi.torch_ear import root
 
 __all__ = [
-    "audible", "band_delays", "broadband_delays", "HALF_TILE", "cepstral_correlation", "covariance", "fine_structure_similarity",
-    "smooth_envelope", "spectral_differences", "tile_levels", "tiles",
+    "HALF_TILE",
+    "audible",
+    "band_delays",
+    "broadband_delays",
+    "cepstral_correlation",
+    "covariance",
+    "fine_structure_similarity",
+    "smooth_envelope",
+    "spectral_differences",
+    "tile_levels",
+    "tiles",
 ]  # fmt: skip
 
 SEARCH_FFT = 32768  # points; the blocks of `band_delays` are shorter by the lags at either end
@@ -152,7 +161,7 @@ def tiles(motion: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
     half = np.concatenate((np.ones(HALF_TILE), nothing))
     window = _by_kind(windows, counts, most, motion)
     support = _by_kind([half, np.ones(SEGMENT), half], counts, most, motion)
-    norms = _by_kind([shape.norms[1], shape.norms[0], shape.norms[1]], counts, most, motion)  # type: ignore[list-item]
+    norms = _by_kind([shape.norms[1], shape.norms[0], shape.norms[1]], counts, most, motion)
     cut = motion.unfold(-1, SEGMENT, HALF_TILE)[..., :most, :] * window
     cut = cut - support * (cut.sum(-1, keepdim=True) / support.sum(-1, keepdim=True))
     return cut, cut.square().sum(-1) * norms
@@ -201,7 +210,7 @@ def fine_structure_similarity(covariances: Tensor, levels: Tensor, sizes: list[i
 
 
 def spectral_differences(x_db_sl: Tensor, y_db_sl: Tensor) -> tuple[Tensor, Tensor]:
-    """Standard deviation over bands of the difference in specific loudness, and of it re their sum: (item,) each."""
+    """Return the deviation over bands of the difference in specific loudness, and of it re their sum: (item,) each."""
     x, y = 10.0 ** (x_db_sl / 20.0), 10.0 ** (y_db_sl / 20.0)
     x, y = x / x.sum(-1, keepdim=True), y / y.sum(-1, keepdim=True)
 
@@ -209,4 +218,3 @@ def spectral_differences(x_db_sl: Tensor, y_db_sl: Tensor) -> tuple[Tensor, Tens
         return BANDS * root((values - values.mean(-1, keepdim=True)).square().mean(-1))
 
     return deviation(x - y), deviation((x - y) / (x + y))
-
