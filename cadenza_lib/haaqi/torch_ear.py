@@ -16,7 +16,7 @@ from torch import Tensor
 from cadenza_lib.haaqi import ear
 from cadenza_lib.haaqi.ear import SAMPLE_RATE
 from cadenza_lib.haaqi.kernels import DB_PER_OCTAVE
-from cadenza_lib.haaqi.torch_filters import Span, clear, gammatone, half_phase_tangent, recursive
+from cadenza_lib.haaqi.torch_filters import Span, gammatone, half_phase_tangent, recursive
 
 __all__ = ["Compressed", "Ears", "adapt", "compress", "gain_smoothing", "hashed_noise", "root"]
 
@@ -106,7 +106,9 @@ def compress(spectrum: Tensor, ears: Ears, spans: list[Span], time: int) -> Comp
     # The FFT leaves its rounding where there is digital silence, and normalised covariances would hear it.
     rounding = (FFT_ROUNDING * torch.finfo(power.dtype).eps) ** 2 * power.detach().amax(-1, keepdim=True)
     motion = (gain * filtered.real).masked_fill(power < rounding, 0.0)
-    return Compressed(clear(envelope, spans), motion, bandwidth, level_db_sl)
+    starts = torch.tensor([start for start, _ in spans], device=power.device)[:, None, None]
+    silent = torch.arange(time, device=power.device) < starts
+    return Compressed(envelope.masked_fill(silent, 0.0), motion, bandwidth, level_db_sl)
 
 
 def _power(level_db_spl: Tensor, level1: Tensor) -> Tensor:

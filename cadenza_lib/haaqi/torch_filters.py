@@ -178,10 +178,10 @@ def _along(product: Tensor, tangent: Tensor, value: Tensor) -> Tensor:
 
 
 def clear(rows: Tensor, spans: list[Span]) -> Tensor:
-    """Write zeros outside the items, in place."""
-    for row, (start, stop) in zip(rows, spans, strict=True):
-        row[..., :start] = 0.0
-        row[..., stop:] = 0.0
+    """Write zeros outside the items, in place and without autograd's knowledge."""
+    for item, (start, stop) in enumerate(spans):
+        rows[item, ..., :start] = 0.0
+        rows[item, ..., stop:] = 0.0
     return rows
 
 
