@@ -66,9 +66,14 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="set a parameter; a path to a directory is written with a slash, such as ./data (may be repeated)",
     )
     parser.add_argument("-o", "--out-dir", type=Path, metavar="OUT_DIR", help="default: runs/<name of TARGET>")
-    parser.add_argument("--workers", type=int, metavar="N", help="notebooks at the same time (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="notebooks of a study at the same time (default: one per core)"
+    )
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="run a study on dask.distributed, such as tcp://host:8786"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is left to do of a study, and how long that takes here"
     )
     parser.add_argument("--force", action="store_true", help="run again what is finished")
     parser.set_defaults(function=_run)
@@ -81,9 +86,9 @@ def _run(options: argparse.Namespace) -> int:
         return _run_study(options, texts)
     if suffix != ".ipynb":
         raise ParameterError(f"{options.target} is neither a notebook (.ipynb) nor a study (.yaml); name one of these.")
-    if options.scheduler is not None or options.workers is not None:
+    if options.scheduler is not None or options.jobs is not None or options.dry_run:
         raise ParameterError(
-            f"{options.target} is one notebook, so --workers and --scheduler mean nothing; leave them out."
+            f"{options.target} is one notebook, so --jobs, --scheduler and --dry-run mean nothing; leave them out."
         )
     from cadenza_lib import runs
 
@@ -103,18 +108,25 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from cadenza_lib import study as studies
+    from cadenza_lib import execution, executors
     from cadenza_lib.runs import RunError
+    from cadenza_lib.study import load_study
 
-    study = studies.load_study(options.target, texts)
+    if options.scheduler is not None and options.jobs is not None:
+        raise ParameterError("With --scheduler, the cluster decides how many run at the same time; leave out --jobs.")
+    study = load_study(options.target, texts)
+    if options.dry_run:
+        jobs = execution.default_jobs(study) if options.jobs is None else options.jobs
+        print(execution.describe_plan(execution.plan_study(study, options.out_dir, force=options.force), jobs))
+        return 0
     with ExitStack() as stack:
-        executor = options.scheduler and stack.enter_context(studies.scheduler_executor(options.scheduler))
+        executor = options.scheduler and stack.enter_context(executors.scheduler(options.scheduler))
         stack.enter_context(logging_redirect_tqdm())
-        result = studies.run_study(
+        result = execution.run_study(
             study,
             options.out_dir,
             executor=executor,
-            workers=options.workers,
+            jobs=options.jobs,
             force=options.force,
             progress=True,
         )

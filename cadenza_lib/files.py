@@ -1,7 +1,9 @@
-"""Files that are either complete or absent, and JSON with errors a person can act on."""
+"""Files that are either complete or absent, locks on them, and JSON with errors a person can act on."""
 
 import json
+import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +12,12 @@ from typing import Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
-__all__ = ["DATA", "atomic_path", "make_directory", "read_json", "write_json"]
+if sys.platform != "win32":  # which has no such locks: there, do not start a study twice
+    import fcntl
 
+__all__ = ["DATA", "atomic_path", "locked", "make_directory", "read_json", "write_json"]
+
+_LOGGER = logging.getLogger(__name__)
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
@@ -62,6 +68,37 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path | str) -> Iterator[int]:
+    """Hold the lock of a file, which is created if need be, and yield its descriptor; wait while another holds it.
+
+    The lock ends with the block, or with the process, however it dies. A child that inherits the descriptor holds it
+    too: then the lock ends when both have.
+
+    Raises
+    ------
+    ParameterError
+        If the file cannot be written, or its file system has no locks.
+    """
+    path = Path(path)
+    try:
+        file = path.open("ab")  # network file systems want it writable
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written ({error.strerror}); choose another directory.") from error
+    with file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOGGER.warning("%s is in use by another process; waiting until it is done.", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise ParameterError(
+                    f"{path} lies on a file system without locks ({error.strerror}); choose another directory."
+                ) from error
+        yield file.fileno()
 
 
 def read_json(path: Path | str) -> Any:

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 ORDER = (
     "errors",
     "files",
+    "executors",
     "listeners",
     "loudness",
     "acoustics",
@@ -32,12 +33,15 @@ ORDER = (
     "evaluation",
     "targets",
     "segments",
+    "training_files",
     "finetune",
     "analysis",
     "figures",
     "report",
     "runs",
     "study",
+    "cost",
+    "execution",
     "check",
     "__main__",
 )
