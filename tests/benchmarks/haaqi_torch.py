@@ -1,6 +1,7 @@
 """How fast HAAQI on tensors is, how exact in float32, and how much memory its gradients need.
 
     python tests/benchmarks/haaqi_torch.py                          # CPU, one thread, against both other versions
+    python tests/benchmarks/haaqi_torch.py --exactness              # deviations from compute_haaqi
     python tests/benchmarks/haaqi_torch.py --memory 10 30           # peak memory of forward and backward
     python tests/benchmarks/haaqi_torch.py --device cuda --batch 1 8 32
 
@@ -11,7 +12,6 @@ that of the bytes which a score must move at least, `VALUES_MOVED` a sample of e
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -23,9 +23,10 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from clarity.evaluator.haaqi import compute_haaqi as pyclarity_haaqi  # noqa: E402
+from clarity.utils.audiogram import Audiogram  # noqa: E402
 from haaqi import MODEL, RATE, candidate, music  # noqa: E402
 
-from cadenza_lib.haaqi import HaaqiReference  # noqa: E402
+from cadenza_lib.haaqi import HaaqiReference, compute_haaqi  # noqa: E402
 from cadenza_lib.haaqi.torch import ReferenceBatch, score_batch  # noqa: E402
 
 AUDIOGRAM, EQUALISATION, LEVEL1 = MODEL
@@ -89,13 +90,42 @@ def on_cpu(seconds: float, repeats: int) -> None:
         print(f"| {name} | {median:.3f} | {ratio:.1f} x | {scores[name] - base:+.1e} |")
 
 
+def peak_kib() -> int:
+    """Return the peak memory of this process; that of `resource` would begin with its parent's (Linux only)."""
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def exactness() -> None:
+    """Print the largest deviations from `compute_haaqi` over four losses, four levels and four distortions."""
+    reference = 10.0 * music(2.0)  # RMS 1, so that level1 is the level
+    late = np.concatenate((np.zeros(150), reference[:-150]))
+    distorted = (10.0 * candidate(0.1 * reference), late, 0.2 * reference, np.clip(reference, -1.0, 1.0))
+    for dtype in (torch.float64, torch.float32):
+        for noise in (None, 1):
+            worst = 0.0
+            for loss in (0, 20, 40, 60):
+                ear = Audiogram(levels=[loss] * 6, frequencies=AUDIOGRAM.frequencies)
+                for level1 in (50.0, 65.0, 85.0, 105.0):
+                    found = score_batch(
+                        torch.from_numpy(np.stack(distorted)).to(dtype), torch.from_numpy(reference).to(dtype), RATE,
+                        ear, EQUALISATION, level1, noise,
+                    )  # fmt: skip
+                    for ours, processed in zip(found.tolist(), distorted, strict=True):
+                        expected = compute_haaqi(
+                            processed, reference, RATE, RATE, ear, 2, level1, seed=1, noise=noise and "hashed"
+                        )
+                        worst = max(worst, abs(ours - expected))
+            print(f"{dtype}, {'no noise' if noise is None else 'hashed noise'}: at most {worst:.1e} from compute_haaqi")
+
+
 def memory(seconds: float) -> None:
     """Print the peak memory of a process that takes one gradient, less what importing and the signals need."""
     processed, reference = pair(seconds)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_kib()
     signal = processed.requires_grad_()
     score_batch(signal, reference, RATE, *MODEL).backward()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    peak = peak_kib() - before
     print(f"{seconds:g} s: {peak / 2**20:.2f} GiB more than before, {peak * 1024 / (seconds * RATE):.0f} B a sample")
 
 
@@ -145,6 +175,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--memory", type=float, nargs="+", metavar="SECONDS", help="measure peak memory instead")
+    parser.add_argument("--exactness", action="store_true", help="measure deviations instead")
     parser.add_argument("--memory-of", type=float, help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -153,6 +184,8 @@ def main() -> None:
     elif arguments.memory:
         for seconds in arguments.memory:
             subprocess.run([sys.executable, __file__, "--memory-of", str(seconds)], check=True)
+    elif arguments.exactness:
+        exactness()
     elif arguments.device == "cuda":
         on_gpu(arguments.seconds, arguments.batch, arguments.repeats)
     else:
