@@ -32,6 +32,7 @@ ORDER = (
     "remix",
     "fitting",
     "haaqi",
+    "personal",
     "evaluation",
     "submission",
     "headroom",
