@@ -10,8 +10,8 @@ import csv
 import functools
 import itertools
 import os
-import warnings
 import pickle
+import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
