@@ -2,7 +2,7 @@
 
 Enhancing and scoring follow the official recipe step by step: fuse, gain, downmix, normalise, amplify, output stage;
 the reference is the same remix of the true stems after amplification. A score equals the recipe's, noise included:
-numpy's legacy generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
+the generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
 """
 
 import contextlib
@@ -32,16 +32,19 @@ from cadenza_lib.executors import core_count, processes
 from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import fuse
-from cadenza_lib.haaqi import compute_haaqi
+from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
+from cadenza_lib.loudness import integrated_loudness
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair, legacy_seed
 from cadenza_lib.separation import Separator
 
 __all__ = [
     "COLUMNS",
+    "EAR_COLUMNS",
     "HAAQI_SAMPLE_RATE",
     "OFFICIAL_COLUMNS",
+    "PairReference",
     "PairScore",
     "Settings",
     "enhance",
@@ -61,8 +64,12 @@ PRESENTATION_LEVEL_DB_SPL = 65.0
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")
 """Columns of the recipe's `scores.csv`."""
 
-COLUMNS = (*OFFICIAL_COLUMNS, "left_clipped_share", "right_clipped_share")
-"""Columns of ours: the official ones, then the share of samples that the output stage clipped."""
+EAR_COLUMNS = ("clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum")
+"""What is known of each ear beside its score: share of samples that the output stage clipped, loudness of its output,
+and the four features that HAAQI is made of (see `haaqi.Components`)."""
+
+COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for ear in EARS))
+"""Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +86,26 @@ class Settings:
 
 @dataclass(frozen=True)
 class PairScore:
-    """HAAQI of one scene-listener pair, `(left, right)`, and what the output stage clipped."""
+    """HAAQI of one scene-listener pair and what it is made of; each field is `(left, right)`."""
 
-    haaqi: tuple[float, float]
+    components: tuple[Components, Components]
     clipped_share: tuple[float, float]
+    loudness_lufs: tuple[float, float]
+
+    @property
+    def haaqi(self) -> tuple[float, float]:
+        """The score of each ear."""
+        return self.components[0].score, self.components[1].score
 
     @property
     def mean(self) -> float:
         """The score of the pair: the mean of both ears."""
         return float(np.mean(self.haaqi))
+
+    def values(self) -> tuple[float, ...]:
+        """Return the scores and `EAR_COLUMNS` in the order of `COLUMNS`, from left_score on."""
+        features = [getattr(part, name) for name in EAR_COLUMNS[2:] for part in self.components]
+        return (*self.haaqi, self.mean, *self.clipped_share, *self.loudness_lufs, *features)
 
 
 def enhance(
@@ -117,39 +135,62 @@ def reference_remix(song: AtEarSong, gains_db: Tensor) -> Tensor:
     return remixed
 
 
-def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
-    """Return HAAQI of an enhanced signal against the reference remix of its scene, as the recipe computes it.
+class PairReference:
+    """What all outputs of a pair are compared with; what depends on the reference alone is computed once.
 
     Parameters
     ----------
-    output
-        What `finish` returned.
     reference
         What `reference_remix` returned, `(ear, time)`.
     listener
         Whose ears listen.
     scene
         Id of the scene, which seeds the noise of the ear model.
+    keep
+        Whether to keep what is computed, 9 MB for each second and ear, for further outputs.
     """
-    amplified = amplify(reference, listener_firs(listener)).numpy()
-    haaqi = []
-    with _legacy_seed(legacy_seed(scene)):
-        for index, ear in enumerate(EARS):
-            rms = float(reference[index].square().mean().sqrt())
-            haaqi.append(
-                float(
-                    compute_haaqi(
-                        processed_signal=resample(output.signal[index], OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        reference_signal=resample(amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        processed_sample_rate=HAAQI_SAMPLE_RATE,
-                        reference_sample_rate=HAAQI_SAMPLE_RATE,
-                        audiogram=ear_audiogram(listener, ear),
-                        equalisation=2,  # NAL-R is already in the reference
-                        level1=PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms),
-                    )
-                )
-            )
-    return PairScore((haaqi[0], haaqi[1]), (float(output.clipped_share[0]), float(output.clipped_share[1])))
+
+    def __init__(self, reference: Tensor, listener: Listener, scene: str, keep: bool = True) -> None:
+        self._keep = keep
+        self._amplified = amplify(reference, listener_firs(listener)).numpy()
+        rms = reference.square().mean(-1).sqrt().numpy()
+        self._level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)
+        self._listener = listener
+        self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
+        self._right: HaaqiReference | None = None
+
+    def score(self, output: Output) -> PairScore:
+        """Return HAAQI of what `finish` returned, as the recipe computes it."""
+        left, right = (resample(signal, OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in output.signal)
+        components = [self._left.components(left, HAAQI_SAMPLE_RATE)]
+        if self._right is None:
+            # How much noise the left ear takes depends on the reference and the length, so any output will do.
+            stream = np.random.RandomState()
+            stream.set_state(self._left.state_after())
+            self._right = self._ear(1, stream)
+        components.append(self._right.components(right, HAAQI_SAMPLE_RATE))
+        loudness_lufs = integrated_loudness(torch.from_numpy(output.signal)[:, None], OUTPUT_SAMPLE_RATE)
+        return PairScore(
+            (components[0], components[1]),
+            (float(output.clipped_share[0]), float(output.clipped_share[1])),
+            (float(loudness_lufs[0]), float(loudness_lufs[1])),
+        )
+
+    def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
+        return HaaqiReference(
+            resample(self._amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            HAAQI_SAMPLE_RATE,
+            ear_audiogram(self._listener, EARS[index]),
+            equalisation=2,  # NAL-R is already in the reference
+            level1=float(self._level1[index]),
+            seed=stream,
+            keep=self._keep,
+        )
+
+
+def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
+    """Return HAAQI of one enhanced signal; the arguments are those of `PairReference` and its `score`."""
+    return PairReference(reference, listener, scene, keep=False).score(output)
 
 
 def evaluate(
@@ -249,7 +290,7 @@ def _rows(
             output = enhance(song, stems, gains_db, listener, *how)
             save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
             result = score(output, reference, listener, scene)
-            yield scene, song.name, pair.listener, *result.haaqi, result.mean, *result.clipped_share
+            yield scene, song.name, pair.listener, *result.values()
 
 
 def _rows_of_processes(
@@ -292,30 +333,30 @@ def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
     return list(_process["rows"](pairs))
 
 
-def read_scores(out_dir: Path | str) -> pd.DataFrame:
-    """Read the `scores.csv` of an evaluation.
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
 
     Raises
     ------
     CorpusError
         If the file is missing, or is not a table with the official columns.
     """
-    path = Path(out_dir) / "scores.csv"
+    path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        dtype = {"scene": str, "song": str, "listener": str}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The 'float_precision'")  # newer pandas are exact without it
-            scores = pd.read_csv(path, dtype=dtype, float_precision="round_trip")  # what was written, to the last bit
+        scores = pd.read_csv(path, dtype=str)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
     if missing:
         raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in ("left_score", "right_score", "score"):
-        if not pd.api.types.is_numeric_dtype(scores[column]) and not scores.empty:
-            raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.")
+    for column in COLUMNS[3:]:
+        if column in scores:
+            try:
+                scores[column] = scores[column].astype(float)  # what was written, to the last bit
+            except ValueError as error:
+                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
     return scores
 
 
@@ -353,6 +394,8 @@ def _repair(path: Path) -> set[tuple[str, str]]:
         with path.open("r+b") as torn:
             torn.truncate(complete)
     scores = read_scores(path.parent)
+    if tuple(scores.columns) != COLUMNS:
+        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
     return set(zip(scores["scene"], scores["listener"], strict=True))
 
 
@@ -362,14 +405,3 @@ def _append(path: Path, row: Sequence[object]) -> None:
         csv.writer(file).writerow(row)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _legacy_seed(seed: int) -> Iterator[None]:
-    """Seed numpy's legacy generator, which HAAQI draws its noise from, and restore its state afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

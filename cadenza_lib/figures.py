@@ -1,8 +1,10 @@
 """Figures: each takes a tidy table and axes, draws, and returns the axes; `save` writes the picture and its data.
 
-Ears follow the clinical convention everywhere: the left is blue with crosses, the right red with circles.
+Ears follow the clinical convention everywhere: the left is blue with crosses, the right red with circles. Where there
+is not enough to draw, the figure says so. The figures of HAAQI and its listeners are in `listener_figures`.
 """
 
+import textwrap
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from cadenza_lib.files import atomic_path
+from cadenza_lib.inference import obstacle, regression_line, usable
 from cadenza_lib.listeners import EARS
 
 __all__ = [
@@ -24,6 +27,8 @@ __all__ = [
     "haaqi_against_pta",
     "hrtf_magnitude",
     "loss_curves",
+    "not_enough_data",
+    "regression",
     "save",
     "stem_levels",
     "style",
@@ -56,6 +61,9 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
     title
         Of the axes; the number of listeners is added.
     """
+    axes.set_title(f"{title} (n = {table['listener'].nunique()})")
+    if table.empty:
+        return not_enough_data(axes, "no audiogram")
     for ear in EARS:
         rows = table[table["ear"] == ear]
         look = EAR_STYLE[ear]
@@ -80,7 +88,6 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
     axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
     axes.set_xlabel("Frequency (Hz)")
     axes.set_ylabel("Hearing threshold (dB HL)")
-    axes.set_title(f"{title} (n = {table['listener'].nunique()})")
     axes.legend(loc="lower left")
     return axes
 
@@ -97,17 +104,50 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     title
         Of the axes; by default the system and the number of ears.
     """
+    known = usable(table, ["pta_db_hl"])
+    name = ", ".join(map(str, table["system"].unique()))
+    axes.set_title(title if title is not None else f"{name} ({len(known)} ears)")
+    if known.empty:
+        return not_enough_data(axes, obstacle(known, ["pta_db_hl"]))
     for ear in EARS:
-        rows = table[table["ear"] == ear]
+        rows = known[known["ear"] == ear]
         axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
-    if table["pta_db_hl"].nunique() > 2 and table["listener"].nunique() > 2:
-        sns.regplot(
-            data=table, x="pta_db_hl", y="haaqi", units="listener", seed=0, scatter=False, color="0.35", ax=axes
-        )
+    regression(known, axes, "0.35")
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Pure-tone average 0.5-4 kHz (dB HL)")
     axes.set_ylabel("HAAQI")
-    axes.set_title(title if title is not None else f"{table['system'].iloc[0]} ({len(table)} ears)")
+    return axes
+
+
+def regression(table: pd.DataFrame, axes: Axes, color: str, label: str | None = None) -> Axes:
+    """Draw the regression of HAAQI on the pure-tone average and its 95 % band over listeners, or say why not.
+
+    Parameters
+    ----------
+    table
+        Columns: listener, pta_db_hl, haaqi.
+    axes
+        To draw into.
+    color, label
+        Of the line.
+    """
+    line = regression_line(table)
+    if line.empty:
+        why = f"no line: {obstacle(usable(table, ['pta_db_hl']), ['pta_db_hl'])}"
+        axes.text(0.02, 0.02, why, transform=axes.transAxes, fontsize=7, color="0.35")
+        return axes
+    axes.plot(line["pta_db_hl"], line["haaqi"], color=color, label=label)
+    axes.fill_between(line["pta_db_hl"], line["ci_low"], line["ci_high"], color=color, alpha=0.2, linewidth=0)
+    return axes
+
+
+def not_enough_data(axes: Axes, why: str) -> Axes:
+    """Write into empty axes why nothing is drawn."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    said = why if why.startswith("not enough data") else f"not enough data: {why}"
+    text = "\n".join(textwrap.wrap(said, 32))
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
     return axes
 
 
