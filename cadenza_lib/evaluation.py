@@ -11,7 +11,6 @@ import functools
 import itertools
 import os
 import pickle
-import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
