@@ -377,16 +377,18 @@ def read_scores(path: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        dtype = {"scene": str, "song": str, "listener": str}
-        scores = pd.read_csv(path, dtype=dtype)
+        scores = pd.read_csv(path, dtype=str)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
     if missing:
         raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in ("left_score", "right_score", "score"):
-        if not pd.api.types.is_numeric_dtype(scores[column]) and not scores.empty:
-            raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.")
+    for column in COLUMNS[3:]:
+        if column in scores:
+            try:
+                scores[column] = scores[column].astype(float)  # what was written, to the last bit
+            except ValueError as error:
+                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
     return scores
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "append_row",
     "as_tuples",
     "atomic_path",
+    "find_path",
     "locked",
     "make_directory",
     "read_json",
@@ -53,6 +54,29 @@ def make_directory(path: Path | str) -> Path:
             f"Output directory {path} cannot be written ({error.strerror}); choose another."
         ) from error
     return path
+
+
+def find_path(path: Path, root: Path) -> Path:
+    """Return a path below `root` as it is spelt on the disk, where only the case of its names may differ.
+
+    Returns
+    -------
+    Path
+        `path` itself if it exists, or if nothing else does.
+    """
+    if path.exists():
+        return path
+    found = root
+    for name in path.relative_to(root).parts:
+        exact = found / name
+        try:
+            others = (
+                [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
+            )
+        except OSError:
+            return path
+        found = others[0] if others else exact
+    return found if found.exists() else path
 
 
 @contextmanager
@@ -165,10 +189,11 @@ def read_json(path: Path | str) -> Any:
         raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
-def write_json(path: Path | str, content: Any) -> None:
-    """Write `content` as JSON, completely or not at all."""
+def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
+    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts."""
+    text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def as_tuples(value: Any) -> Any:

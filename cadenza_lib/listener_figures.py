@@ -324,7 +324,7 @@ def level_gains(choices: pd.DataFrame, axes: Axes, title: str = "Gain of an outp
     axes.scatter(x, choices["gain_own"], s=30, color="#029e73", label="own")
     for row in choices.itertuples():
         axes.annotate(
-            f"{row.own_level_db:.0f}", (row.better_ear_pta_db_hl, row.gain_own), (4, 3), textcoords="offset points",
+            f"{row.own_level_db:g}", (row.better_ear_pta_db_hl, row.gain_own), (4, 3), textcoords="offset points",
             fontsize=7,
         )  # fmt: skip
     axes.set_xlabel("Better-ear pure-tone average (dB HL)")

@@ -63,11 +63,11 @@ def _fit_mixed(rows: pd.DataFrame, predictors: Sequence[str]) -> tuple[list[tupl
     spread = {name: rows[name].std() for name in predictors}  # equal scales, or the optimiser walks along one
     data = rows.assign(**{f"x{i}": rows[name] / spread[name] for i, name in enumerate(predictors)}, everything=1)
     formula = "haaqi ~ " + " + ".join(f"x{i}" for i in range(len(predictors)))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an optimiser that failed before another one did not
         fit = sm.MixedLM.from_formula(
             formula, data, groups="everything", vc_formula={effect: f"0 + C({effect})" for effect in effects}
-        ).fit(reml=True, method=["lbfgs", "powell"])
+        ).fit(reml=True, method=["bfgs", "powell", "lbfgs"])
         interval = fit.conf_int(1 - CONFIDENCE)
     terms = []
     for i, name in enumerate(["intercept", *predictors]):
@@ -81,7 +81,7 @@ def _fit_mixed(rows: pd.DataFrame, predictors: Sequence[str]) -> tuple[list[tupl
         for name in [*effects, "residual"]
     ]
     notes = [] if "music" in effects else ["one song only, so no effect of songs"]
-    if not fit.converged or any("converge" in str(warning.message).lower() for warning in caught):
+    if not fit.converged:
         notes.append("the fit did not converge: too few listeners or songs for this model")
     elif any(np.sqrt(variances[effect]) < 1e-3 * np.std(rows["haaqi"]) for effect in effects):
         notes.append("a variance is estimated as zero, so its interval is too narrow")
