@@ -186,7 +186,7 @@ class Sweep:
     Raises
     ------
     ParameterError
-        If `out_dir` cannot be written, or holds another sweep.
+        If `out_dir` cannot be written, or holds another sweep, or two models have the same weights.
     ModelError
         If a checkpoint cannot be read.
     """
@@ -207,6 +207,13 @@ class Sweep:
             raise ParameterError("A sweep needs at least one model; none was given.")
         self.out_dir = make_directory(out_dir)
         identities = tuple(model_identity(name) for name in models)
+        for index, identity in enumerate(identities):
+            if identity in identities[:index]:
+                raise ParameterError(
+                    f"{models[identities.index(identity)]} and {models[index]} hold the same weights, so there is "
+                    f"nothing to fuse; if both are the best of runs that no step improved, train longer or give their "
+                    f"last.safetensors."
+                )
         self._settings = _Settings(open_corpus(corpus).name, tuple(models), identities, mixture_into)
         claim(self.out_dir / "sweep.json", self._settings)
         self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")

@@ -1,5 +1,6 @@
 import itertools
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import open_corpus, tiny_corpus
 from cadenza_lib.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.evaluation import PairReference, PairScore
+from cadenza_lib.files import DATA
 from cadenza_lib.haaqi import Components
 from cadenza_lib.separation import load
 from cadenza_lib.sweep import PairSet, Space, Sweep, candidate_of, grid, search, search_and_test, simplex_grid
@@ -110,6 +112,14 @@ def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False)
     with pytest.raises(ParameterError, match="holds scores with mixture_into 'stems', not 'downmix'; delete it"):
         Sweep(corpus, MODELS, tmp_path, "downmix", progress=False)
+
+
+def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(DATA / f"demo_openunmix{suffix}", tmp_path / f"best{suffix}")
+    models = ["oracle", "demo_openunmix", str(tmp_path / "best.safetensors")]
+    with pytest.raises(ParameterError, match=r"demo_openunmix and .*best\.safetensors hold the same weights"):
+        Sweep(corpus, models, tmp_path / "sweep", progress=False)
 
 
 @pytest.mark.usefixtures("quick_score")
