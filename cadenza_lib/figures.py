@@ -253,26 +253,32 @@ def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str
     return axes
 
 
-def mixture_weights(table: pd.DataFrame, axes: Axes, title: str = "Share of the mixture") -> Axes:
+def mixture_weights(
+    table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str = "Share of the mixture"
+) -> Axes:
     """Draw HAAQI against the mixture weight with its 95 % band over listeners, and mark the highest mean.
 
     Parameters
     ----------
     table
-        As from `comparisons.compare`: mixture_weight, haaqi, ci_low, ci_high.
+        As from `comparisons.compare`, with a column mixture_weight.
     axes
         To draw into.
+    column
+        "haaqi", or "difference" for that to the reference pair by pair, whose band is narrower.
     title
         Of the axes.
     """
     rows = table.sort_values("mixture_weight")
     best = rows.iloc[int(rows["haaqi"].argmax())]
-    axes.fill_between(rows["mixture_weight"], rows["ci_low"], rows["ci_high"], color="#0173b2", alpha=0.2, lw=0)
-    axes.plot(rows["mixture_weight"], rows["haaqi"], "o-", color="#0173b2", label="mean and 95 % interval")
-    label = f"highest: {best['haaqi']:.4f} at {best['mixture_weight']:g}"
-    axes.plot(best["mixture_weight"], best["haaqi"], "*", color="#de8f05", markersize=15, label=label)
+    low, high = ("ci_low", "ci_high") if column == "haaqi" else ("difference_low", "difference_high")
+    axes.fill_between(rows["mixture_weight"], rows[low], rows[high], color="#0173b2", alpha=0.2, lw=0)
+    axes.plot(rows["mixture_weight"], rows[column], "o-", color="#0173b2", label="mean and 95 % interval")
+    number = f"{best[column]:.4f}" if column == "haaqi" else f"{best[column]:+.4f}"
+    label = f"highest: {number} at {best['mixture_weight']:g}"
+    axes.plot(best["mixture_weight"], best[column], "*", color="#de8f05", markersize=15, label=label)
     axes.set_xlabel("Mixture weight w")
-    axes.set_ylabel("HAAQI")
+    axes.set_ylabel("HAAQI" if column == "haaqi" else "HAAQI - HAAQI of the reference")
     axes.set_title(title)
     axes.legend()
     return axes

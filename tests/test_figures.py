@@ -220,3 +220,41 @@ def test_data_size_shows_each_size_at_its_share():
     assert figures.data_size(table, axes[0]).lines[0].get_xydata().tolist() == [[0.25, 0.5], [1.0, 0.6]]
     assert figures.data_size(table, axes[1], "paper_haaqi").lines[0].get_xydata().tolist() == [[1.0, 0.7]]
     plt.close("all")
+
+
+def test_the_optimum_is_marked_and_the_band_is_that_of_the_column():
+    table = pd.DataFrame(
+        {
+            "mixture_weight": [0.2, 0.0, 0.1],
+            "haaqi": [0.4, 0.3, 0.5],
+            "ci_low": 0.1,
+            "ci_high": 0.8,
+            "difference": [0.1, 0.0, 0.2],
+            "difference_low": [0.05, 0.0, 0.15],
+            "difference_high": [0.15, 0.0, 0.25],
+        }
+    )
+    for column, height in (("haaqi", 0.5), ("difference", 0.2)):
+        _, axes = plt.subplots()
+        figures.mixture_weights(table, axes, column)
+        star = axes.lines[-1]
+        assert (star.get_xdata()[0], star.get_ydata()[0]) == (0.1, height)
+        band = axes.collections[0].get_datalim(axes.transData).height
+        assert band == pytest.approx(0.7 if column == "haaqi" else 0.25)
+        plt.close("all")
+
+
+def test_a_ternary_map_puts_each_model_alone_into_its_corner():
+    table = pd.DataFrame(
+        {"model_weights": ["[1.0, 0.0, 0.0]", "[0.0, 1.0, 0.0]", "[0.0, 0.0, 1.0]"], "haaqi": [1, 3, 2]}
+    )
+    _, axes = plt.subplots()
+    figures.ternary(table, ["a", "b", "c"], axes)
+    points = axes.collections[0].get_offsets()
+    sides = np.linalg.norm(points - np.roll(points, 1, axis=0), axis=1)
+    assert sides == pytest.approx(1.0)  # an equilateral triangle
+    for name, point in zip("abc", points, strict=True):
+        nearest = min(axes.texts, key=lambda text: np.hypot(*(np.array(text.get_position()) - point)))
+        assert nearest.get_text() == name
+    assert tuple(axes.lines[-1].get_xydata()[0]) == tuple(points[1])
+    plt.close("all")
