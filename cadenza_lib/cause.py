@@ -195,8 +195,8 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     """
     columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
     columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
-    known = usable(levels, [])
-    rows = known[(known["system"] == Path(system).stem) & known["clip"].astype(bool)]
+    finite = usable(levels, [])
+    rows = finite[(finite["system"] == Path(system).stem) & finite["clip"].astype(bool)]
     scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
     found = []
     for music in scores.index.unique("music"):
