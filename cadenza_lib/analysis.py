@@ -54,8 +54,14 @@ def system_label(settings: Settings) -> str:
 
     >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
+
+    The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
+
+    >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", clip=False))
+    '24-0/best, no clip'
     """
-    parts = [Path(settings.system).stem]
+    path = Path(settings.system)
+    parts = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem]
     if settings.mixture_weight:
         parts.append(f"w = {settings.mixture_weight:g}")
     if settings.output_level_db:

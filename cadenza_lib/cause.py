@@ -195,10 +195,10 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     """
     columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
     columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
-    finite = usable(levels, [])
-    rows = finite[(finite["system"] == Path(system).stem) & finite["clip"].astype(bool)]
+    usable_levels = usable(levels, [])
+    rows = usable_levels[(usable_levels["system"] == Path(system).stem) & usable_levels["clip"].astype(bool)]
     scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
-    found = []
+    found: list[tuple[object, ...]] = []
     for music in scores.index.unique("music"):
         tested, search = scores.xs(music, level="music"), scores.drop(music, level="music")
         known = [name for name in tested.index if name in search.index.unique("listener")]

@@ -5,10 +5,15 @@ the reference is the same remix of the true stems after amplification. A score e
 the generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
 """
 
+import contextlib
 import csv
+import functools
 import itertools
 import os
-from collections.abc import Sequence
+import pickle
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -20,7 +25,9 @@ from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
+from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
+from cadenza_lib.executors import core_count, processes
 from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import fuse
@@ -192,11 +199,30 @@ def evaluate(
     pairs: Sequence[Pair],
     out_dir: Path | str,
     progress: bool = True,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """Enhance and score pairs; write the signals, `scores.csv` and `settings.json` to `out_dir`.
 
     Pairs that `scores.csv` already has are not computed again. A row is written as soon as it is known, so a run that
-    is stopped loses at most the pair it was working on.
+    is stopped loses at most the pair that it was working on; with several processes, those of one song in each.
+
+    Parameters
+    ----------
+    corpus
+        Where the songs are.
+    separator
+        Estimates their stems, once for each song at the ears.
+    settings
+        What decides the scores, beside the pairs.
+    pairs
+        What to score.
+    out_dir
+        Directory for the results.
+    progress
+        Whether to show a progress bar.
+    jobs
+        Processes that share out the songs, but not more than there are cores for this process; 1: this process. With
+        more, the separator must come from `separation.load`.
 
     Returns
     -------
@@ -206,7 +232,8 @@ def evaluate(
     Raises
     ------
     ParameterError
-        If `out_dir` cannot be written, or holds scores of other settings.
+        If `out_dir` cannot be written, or holds scores of other settings, or the separator cannot be handed to other
+        processes.
     CorpusError, AudioError
         If the data cannot be used.
     """
@@ -218,37 +245,91 @@ def evaluate(
     _claim(out_dir, settings)
     scores_path = out_dir / "scores.csv"
     known = _repair(scores_path)
-    missing = [pair for pair in pairs if (pair.scene, pair.listener) not in known]
-
-    bar = tqdm(
-        total=len(pairs), initial=len(pairs) - len(missing), desc=settings.system, unit="pair", disable=not progress
+    by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
+    for pair in pairs:
+        if (pair.scene, pair.listener) not in known:
+            by_song.setdefault(split.scenes[pair.scene].at_ear_song, []).append(pair)
+    n_missing = sum(map(len, by_song.values()))
+    groups = list(by_song.values())
+    jobs = min(jobs, core_count(), max(1, len(groups)))
+    rows = (
+        (row for group in groups for row in _rows(corpus, separator, settings, out_dir, group))
+        if jobs == 1
+        else _rows_of_processes(jobs, corpus, separator, settings, out_dir, groups)
     )
-    with bar:
-        for song_name, same_song in itertools.groupby(missing, key=lambda pair: split.scenes[pair.scene].at_ear_song):
-            group = list(same_song)
-            song = corpus.at_ear_song(split, split.scenes[group[0].scene])
-            stems = separator(song)  # once for all listeners of the scene
-            for pair in group:
-                gains_db = corpus.gains_db(split.scenes[pair.scene])
-                listener = split.listeners[pair.listener]
-                output = enhance(
-                    song,
-                    stems,
-                    gains_db,
-                    listener,
-                    settings.mixture_weight,
-                    settings.output_level_db,
-                    settings.clip,
-                )
-                save_output(output, out_dir / "enhanced_signals" / f"{pair.scene}_{pair.listener}_remix")
-                result = score(output, reference_remix(song, gains_db), listener, pair.scene)
-                row = (pair.scene, song_name, pair.listener, *result.values())
-                _append(scores_path, row)
-                bar.update()
+    bar = tqdm(
+        total=len(pairs), initial=len(pairs) - n_missing, desc=settings.system, unit="pair", disable=not progress
+    )
+    with bar, contextlib.closing(rows):
+        for row in rows:
+            _append(scores_path, row)
+            bar.update()
 
     scores = read_scores(out_dir).set_index(["scene", "listener"])
     wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
     return scores.loc[wanted].reset_index()[list(COLUMNS)]
+
+
+_Row = tuple[object, ...]
+
+
+def _rows(
+    corpus: Corpus, separator: Separator, settings: Settings, out_dir: Path, pairs: Sequence[Pair]
+) -> Generator[_Row, None, None]:
+    """Yield the rows of pairs that share a song at the ears, and write what their listeners hear."""
+    split = corpus.split(settings.split)
+    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene])
+    stems = separator(song)
+    for scene, same_scene in itertools.groupby(pairs, key=lambda pair: pair.scene):
+        gains_db = corpus.gains_db(split.scenes[scene])
+        reference = reference_remix(song, gains_db)
+        for pair in same_scene:
+            listener = split.listeners[pair.listener]
+            how = (settings.mixture_weight, settings.output_level_db, settings.clip)
+            output = enhance(song, stems, gains_db, listener, *how)
+            save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
+            result = score(output, reference, listener, scene)
+            yield scene, song.name, pair.listener, *result.values()
+
+
+def _rows_of_processes(
+    jobs: int,
+    corpus: Corpus,
+    separator: Separator,
+    settings: Settings,
+    out_dir: Path,
+    groups: Sequence[Sequence[Pair]],
+) -> Generator[_Row, None, None]:
+    """Yield the rows of groups of pairs as processes find them."""
+    try:
+        pickle.dumps(separator)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ParameterError(
+            f"The separator {settings.system!r} lives in this process alone ({error}); evaluate with jobs = 1."
+        ) from error
+    with processes(jobs, _start_process, (corpus.name, separator, settings, out_dir)) as pool:
+        futures = [pool.submit(_rows_of_group, group) for group in groups]
+        for future in as_completed(futures):
+            try:
+                rows = future.result()
+            except BrokenProcessPool as error:
+                raise ParameterError(
+                    f"One of {jobs} jobs died, perhaps for lack of memory; evaluate again with fewer, which goes on."
+                ) from error
+            yield from rows
+
+
+_process: dict[str, Callable[[Sequence[Pair]], Iterator[_Row]]] = {}  # what a process of `evaluate` does
+
+
+def _start_process(corpus: str, separator: Separator, settings: Settings, out_dir: Path) -> None:
+    """Open the corpus once for all groups; the separator has been loaded on the way here."""
+    torch.set_num_threads(core_count())  # which has been imported on the way, too late for the environment
+    _process["rows"] = functools.partial(_rows, open_corpus(corpus), separator, settings, out_dir)
+
+
+def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
+    return list(_process["rows"](pairs))
 
 
 def read_scores(path: Path | str) -> pd.DataFrame:
@@ -263,15 +344,18 @@ def read_scores(path: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        scores = pd.read_csv(path, dtype={"scene": str, "song": str, "listener": str})
+        scores = pd.read_csv(path, dtype=str)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
     if missing:
         raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in ("left_score", "right_score", "score"):
-        if not pd.api.types.is_numeric_dtype(scores[column]) and not scores.empty:
-            raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.")
+    for column in COLUMNS[3:]:
+        if column in scores:
+            try:
+                scores[column] = scores[column].astype(float)  # what was written, to the last bit
+            except ValueError as error:
+                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
     return scores
 
 

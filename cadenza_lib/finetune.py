@@ -5,12 +5,10 @@ not change the result. What a step sees depends on seed and step alone, so the s
 and optimiser: it lies in one file, `training_state.pt`, that is replaced as a whole. A run that was killed at any
 moment goes on from there, and on the CPU ends with the weights of an unbroken run, bit for bit.
 
-    out_dir/  config.json             what was asked for; another configuration is refused
-              metrics.jsonl           one object per step, and one per validation
-              validation/step_<n>/    scores.csv and enhanced signals, as `evaluation.evaluate` writes them
+    out_dir/  validation/step_<n>/    scores.csv and enhanced signals, as `evaluation.evaluate` writes them
               best.safetensors        the validated weights with the highest HAAQI (lowest loss if n_valid_pairs is 0)
               last.safetensors        those after the last step; each with a JSON card, both for `separation.load`
-              result.json             written last: the mark of a finished run
+              config.json, metrics.jsonl, result.json: see `training_files`
 
 Several processes: `devices` of the configuration, or, on one machine or many, this module under torchrun:
 
@@ -24,18 +22,16 @@ import json
 import logging
 import os
 import pickle
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -43,7 +39,7 @@ from cadenza_lib import __version__
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.files import atomic_path, make_directory, write_json
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
@@ -55,6 +51,17 @@ from cadenza_lib.separation import (
     select_device,
 )
 from cadenza_lib.targets import TargetLoss
+from cadenza_lib.training_files import (
+    Config,
+    Result,
+    check_disk,
+    claim,
+    cut_metrics,
+    disk_errors,
+    read_config,
+    read_metrics,
+    read_result,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -64,84 +71,10 @@ __all__ = ["Config", "Result", "finetune", "main", "read_config", "read_metrics"
 BETAS = (0.9, 0.999)
 """Of Adam, as in the paper."""
 
-PRECISIONS = ("32-true", "bf16-mixed")
-
-_MAY_CHANGE = {"max_steps", "device", "devices", "micro_batch", "workers", "checkpoint_every"}
 _VALID_SEED = 0  # of the validation segments and pairs: the same for every run, so that runs compare
 _STATE_FILE = "training_state.pt"
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Config:
-    """Everything that decides a run; the defaults are the paper's where it tells them."""
-
-    corpus: str = "demo"  # "demo", or the directory that holds metadata/ and audio/
-    split: str = "train"  # split to train on
-    valid_split: str = "valid"  # split to validate on
-    init: str = "demo_hdemucs"  # what to start from, see `separation.load_network`
-    targets: tuple[str, ...] = ("stems",)  # stages of the chain, see `targets.STAGES`
-    target_weights: tuple[float, ...] | None = None  # one for each target; None: all 1
-    per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum
-    n_scenes: int = 0  # number of training scenes, 0: all of the split; beyond, new ones are drawn
-    scene_seed: int = 0  # chooses the subset of scenes
-    segment_s: float = 8.0  # length of a training segment in s
-    augmentations: tuple[str, ...] = ()  # see `segments.AUGMENTATIONS`; the paper uses none
-    batch_size: int = 24  # segments per step, over all processes
-    micro_batch: int = 0  # segments that one process works on at a time, 0: its whole share of the batch
-    learning_rate: float = 6e-4  # of Adam
-    warmup_steps: int = 0  # steps over which the learning rate rises linearly to its value
-    clip_norm: float = 0.0  # largest norm of the gradient, 0: not clipped
-    ema_decay: float = 0.0  # of the moving average of the weights that is validated and kept, 0: the weights themselves
-    max_steps: int = 1000  # steps to train
-    valid_every: int = 0  # steps between validations, 0: only before the first and after the last step
-    n_valid_segments: int = 8  # segments for the validation loss
-    n_valid_pairs: int = 0  # scene-listener pairs for the validation HAAQI, 0: none
-    checkpoint_every: int = 100  # steps between writings of the training state
-    device: str = "auto"  # "auto", "cpu", "cuda" or "cuda:1"
-    devices: int = 1  # processes on this machine, one device each; ignored under torchrun
-    precision: str = "32-true"  # or "bf16-mixed"
-    workers: int = 1  # threads that prepare the batches of coming steps
-    seed: int = 0  # chooses the segments
-
-    def __post_init__(self) -> None:
-        """Refuse values that cannot be used."""
-        for field in fields(self):  # notebooks and JSON have lists
-            value = getattr(self, field.name)
-            object.__setattr__(self, field.name, tuple(value) if isinstance(value, list) else value)
-        TargetLoss(self.targets, self.target_weights, self.per_stem)
-        if not 0 < self.learning_rate < float("inf"):
-            raise ParameterError(f"learning_rate {self.learning_rate} must be above 0.")
-        if not 0 <= self.ema_decay < 1:
-            raise ParameterError(f"ema_decay {self.ema_decay} must be at least 0 and below 1.")
-        if not 0 <= self.clip_norm < float("inf"):
-            raise ParameterError(f"clip_norm {self.clip_norm} must not be negative.")
-        if self.precision not in PRECISIONS:
-            raise ParameterError(f"precision {self.precision!r} is unknown; use one of {', '.join(PRECISIONS)}.")
-        at_least = {"batch_size": 1, "max_steps": 1, "checkpoint_every": 1, "devices": 1, "workers": 1}
-        at_least |= dict.fromkeys(
-            ("seed", "scene_seed", "micro_batch", "warmup_steps", "valid_every", "n_valid_pairs", "n_scenes"), 0
-        )
-        at_least["n_valid_segments"] = 1
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise ParameterError(f"{name} {getattr(self, name)} must be at least {least}.")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a run; validation HAAQI is None where `n_valid_pairs` is 0."""
-
-    steps: int
-    best_step: int  # 0 if no validation was better than the start
-    valid_loss_before: float
-    valid_loss_best: float
-    haaqi_before: float | None
-    haaqi_best: float | None
-    n_scenes: int  # trained on
-    n_split_scenes: int  # that the split itself has
-    waited_share: float  # share of the training time that this call spent waiting for data
 
 
 def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Result:
@@ -166,7 +99,7 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
         If the data cannot be used.
     """
     out_dir = make_directory(out_dir)
-    _claim(out_dir, config)
+    claim(out_dir, config)
     under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
     if (out_dir / "result.json").exists() and not under_torchrun:
         result = read_result(out_dir)
@@ -197,31 +130,6 @@ def separate_segments(
     return torch.addcmul(mean[:, None], estimate, deviation[:, None])
 
 
-def read_metrics(out_dir: Path | str) -> pd.DataFrame:
-    """Return the metrics of a run: one row per step and one per validation, NaN for what a row does not have."""
-    rows = _read_lines(Path(out_dir) / "metrics.jsonl")
-    if not rows:
-        raise ParameterError(f"{out_dir} holds no metrics.jsonl of a training run; train first.")
-    return pd.DataFrame(rows)
-
-
-def read_result(out_dir: Path | str) -> Result:
-    """Return the result of a finished run.
-
-    Raises
-    ------
-    CorpusError
-        If the run is not finished.
-    ParameterError
-        If `result.json` is not that of a run.
-    """
-    path = Path(out_dir) / "result.json"
-    try:
-        return Result(**read_json(path))
-    except TypeError as error:
-        raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
-
-
 class _Run:
     """One process of a run."""
 
@@ -249,7 +157,7 @@ class _Run:
         self.order = [self.sources.index(stem) for stem in STEMS]
         self.averaged = copy.deepcopy(self.network).to(device).requires_grad_(False)
         self.loss = TargetLoss(config.targets, config.target_weights, config.per_stem)
-        _check_disk(out_dir, self.network)
+        check_disk(out_dir, self.network)
         optimiser = torch.optim.Adam(self.network.parameters(), config.learning_rate, BETAS)
         self.model, self.optimiser = self.fabric.setup(self.network, optimiser)
         self.step = 0
@@ -262,7 +170,7 @@ class _Run:
         config = self.config
         self._resume()
         if self.first:
-            _cut_metrics(self.out_dir / "metrics.jsonl", self.step if self.before else -1)
+            cut_metrics(self.out_dir / "metrics.jsonl", self.step if self.before else -1)
         if not self.before:
             self.before = self.best = self._validate()
             self._report(self.before, None)
@@ -391,7 +299,7 @@ class _Run:
             "best": self.best,
             "before": self.before,
         }
-        with _disk_errors(self.out_dir), atomic_path(self.out_dir / _STATE_FILE) as temporary:
+        with disk_errors(self.out_dir), atomic_path(self.out_dir / _STATE_FILE) as temporary:
             torch.save(state, temporary)
         self._save_checkpoint("last")
 
@@ -408,13 +316,13 @@ class _Run:
             "validation": self.best if name == "best" else None,
             "versions": {"cadenza": __version__, "torch": torch.__version__},
         }
-        with _disk_errors(self.out_dir):
+        with disk_errors(self.out_dir):
             save_checkpoint(self.averaged, self.out_dir / f"{name}.safetensors", card, torch.float32)
 
     def _report(self, metrics: dict[str, Any], writer: Any) -> None:
         if not self.first:
             return
-        with _disk_errors(self.out_dir), (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        with disk_errors(self.out_dir), (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
         if writer is not None:
             for name, value in metrics.items():
@@ -506,61 +414,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_config(path: Path | str) -> Config:
-    """Read a configuration from JSON; what it does not hold has its default.
-
-    Raises
-    ------
-    ParameterError
-        If it holds something unknown or unusable.
-    """
-    content = read_json(path)
-    known = {field.name for field in fields(Config)}
-    if not isinstance(content, dict) or (unknown := sorted(set(content) - known)):
-        found = f"has {unknown[0]!r}" if isinstance(content, dict) else "is no object"
-        raise ParameterError(f"{path} {found}; a configuration holds some of {', '.join(sorted(known))}.")
-    return Config(**content)
-
-
-def _claim(out_dir: Path, config: Config) -> None:
-    """Mark a directory as that of a run, or refuse if it is another's."""
-    path = out_dir / "config.json"
-    if path.exists():
-        found, wanted = asdict(read_config(path)), asdict(config)
-        for name in sorted(set(wanted) - _MAY_CHANGE):
-            if found[name] != wanted[name]:
-                raise ParameterError(
-                    f"{out_dir} holds a run with {name} {found[name]!r}, not {wanted[name]!r}; delete it or choose "
-                    f"another."
-                )
-        if found == wanted:
-            return
-    write_json(path, asdict(config))
-
-
-def _check_disk(out_dir: Path, network: torch.nn.Module) -> None:
-    """Raise `ParameterError` if the disk cannot hold what a run writes."""
-    weights = sum(value.numel() * value.element_size() for value in network.state_dict().values())
-    needed = (
-        11 * weights
-    )  # state (network, average, two moments), best, last, and one more of each while it is replaced
-    free = shutil.disk_usage(out_dir).free
-    if free < needed:
-        raise ParameterError(
-            f"{out_dir} has {free / 1e9:.2f} GB of free disk, but checkpoints take {needed / 1e9:.2f} GB; make room."
-        )
-
-
-@contextlib.contextmanager
-def _disk_errors(out_dir: Path) -> Iterator[None]:
-    """Turn what writers raise on a full or broken disk into one sentence."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ParameterError(f"{out_dir} cannot be written ({reason}); make room and start again.") from error
-
-
 @contextlib.contextmanager
 def _summary_writer(out_dir: Path, step: int, first: bool) -> Iterator[Any]:
     """Yield a TensorBoard writer, or None where TensorBoard is not installed."""
@@ -588,24 +441,6 @@ def _quality(validation: dict[str, Any]) -> float:
     """Return what the best checkpoint has most of."""
     haaqi = validation["valid_haaqi"]
     return -validation["valid_loss"] if haaqi is None else haaqi
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines up to one that was torn when the run was killed."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
-def _cut_metrics(path: Path, step: int) -> None:
-    """Drop the metrics of steps that will be made again."""
-    rows = [row for row in _read_lines(path) if row["step"] <= step]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def _is_finite(value: float) -> bool:

@@ -215,6 +215,41 @@ def test_each_scene_is_separated_once_for_all_its_listeners(corpus, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_score")
+def test_a_song_at_the_ears_is_separated_once_however_its_pairs_are_ordered(corpus, tmp_path):
+    split = corpus.split("train")
+    pairs = choose_pairs({scene: list(split.listeners) for scene in split.scenes})
+    pairs = pairs[::2] + pairs[::-2]
+    songs = {scene.at_ear_song for scene in split.scenes.values()}
+    settings, separator = Settings(corpus.name, "train", "oracle"), _Counting()
+    scores = evaluation.evaluate(corpus, separator, settings, pairs, tmp_path, progress=False)
+    assert separator.calls == len(songs) < len(pairs)
+    assert list(zip(scores["scene"], scores["listener"], strict=True)) == [(p.scene, p.listener) for p in pairs]
+
+
+def test_processes_find_the_very_scores_of_one_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)[::-1]
+    settings, folders = Settings(corpus.name, "train", "mixture"), (tmp_path / "one", tmp_path / "two")
+    one, two = (
+        evaluation.evaluate(corpus, load("mixture"), settings, pairs, folder, progress=False, jobs=jobs)
+        for jobs, folder in enumerate(folders, 1)
+    )
+    assert two.equals(one)
+    written = [sorted(path.name for path in folder.rglob("*.flac")) for folder in folders]
+    assert written[0] == written[1]
+    lines = [sorted((folder / "scores.csv").read_text().splitlines()) for folder in folders]
+    assert lines[0] == lines[1]
+
+
+def test_a_separator_of_this_process_alone_is_refused_for_several(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = Settings(corpus.name, "train", "step 3")
+    with pytest.raises(ParameterError, match=r"separator 'step 3' lives in this process alone .*; evaluate with jobs"):
+        evaluation.evaluate(corpus, lambda song: song.stems, settings, pairs, tmp_path, progress=False, jobs=2)
+
+
+@pytest.mark.usefixtures("quick_score")
 def test_scores_of_other_settings_are_not_mixed(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
     evaluation.evaluate(

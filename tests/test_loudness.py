@@ -5,7 +5,7 @@ import torch
 from signals import ten_kinds
 
 from cadenza_lib.errors import AudioError
-from cadenza_lib.loudness import convolve, integrated_loudness, loudness_matching_gain
+from cadenza_lib.loudness import convolve, integrated_loudness, loudness_matching_gain, matching_gain
 
 LOUDNESS_TOLERANCE_LU = 1e-6  # float64 on both sides; they differ in the order of summation
 
@@ -15,6 +15,26 @@ def test_loudness_equals_pyloudnorm(kind):
     signal = ten_kinds()[kind]
     expected = pyloudnorm.Meter(44100).integrated_loudness(signal.numpy().T)
     assert float(integrated_loudness(signal, 44100)) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+
+
+@pytest.mark.parametrize("kind", ten_kinds())
+def test_loudness_that_can_be_differentiated_equals_pyloudnorm_too(kind):
+    signal = ten_kinds()[kind]
+    expected = pyloudnorm.Meter(44100).integrated_loudness(signal.numpy().T)
+    measured = integrated_loudness(signal.requires_grad_(), 44100).detach()
+    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
+def test_loudness_of_one_to_five_channels_as_they_lie_in_a_file_equals_pyloudnorm(channels):
+    signal = np.random.default_rng(channels).normal(size=(44100, channels)) * np.linspace(0.05, 0.2, channels)
+    expected = pyloudnorm.Meter(44100).integrated_loudness(signal)
+    measured = integrated_loudness(torch.from_numpy(signal).T, 44100)
+    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+
+
+def test_matching_gain_of_silence_is_that_of_80_dB_below_full_scale():
+    assert float(matching_gain(torch.tensor(-torch.inf), torch.tensor(-60.0))) == pytest.approx(10.0, rel=1e-6)
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 22050, 32000, 44100, 48000])

@@ -1,6 +1,7 @@
 """Every notebook, run by plain papermill on a tiny corpus: numbers in what it leaves, against independent ones."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 import torch
 from demucs.hdemucs import HDemucs
+from official import simulate_officially
 
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import tiny_corpus
@@ -106,6 +108,17 @@ def test_01_scenes_measures_the_loudness_that_pyloudnorm_measures(corpus: Path, 
     assert scenes.loc["scene_10001", "listeners"] == ", ".join(split.scene_listeners["scene_10001"])
     assert all((out / f"{figure}.pdf").exists() for figure in ("audiograms", "levels", "hrtf"))
     check_report(out)
+    check_quiet(out)
+
+
+def test_01_scenes_writes_the_official_generators_files(corpus: Path, tmp_path: Path) -> None:
+    theirs, ours = (Path(shutil.copytree(corpus, tmp_path / name)) for name in ("theirs", "ours"))
+    simulate_officially(theirs)
+    out = run("01_scenes", tmp_path / "out", corpus=str(ours), n_scenes=1, to_disk=True)
+    files = sorted(path.relative_to(theirs) for path in theirs.glob("audio/at_mic_music/*/*/*.wav"))
+    assert len(files) == 4 * 5
+    for file in (*files, Path("metadata/at_mic_music.train.json")):
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes()
     check_quiet(out)
 
 
