@@ -50,20 +50,19 @@ _PAPER_OFFICIAL_SCENES = 400
 
 
 def system_label(settings: Settings) -> str:
-    """Return a short name of what was evaluated: the system, and whatever departs from the official chain.
+    """Return a short name of what was evaluated: its label, or the system and whatever departs from the official chain.
 
     >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
 
-    The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
-
     >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", clip=False))
     '24-0/best, no clip'
     """
-    path = Path(settings.system)
-    parts = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem]
+    if settings.label:
+        return settings.label
+    parts = [settings.name]
     if settings.mixture_weight:
-        parts.append(f"w = {settings.mixture_weight:g}")
+        parts.append(f"w = {settings.mixture_weight:g}" + " of the downmix" * (settings.mixture_into == "downmix"))
     if settings.output_level_db:
         parts.append(f"{settings.output_level_db:g} dB")
     if not settings.clip:

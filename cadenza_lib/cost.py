@@ -22,6 +22,7 @@ from demucs.hdemucs import HDemucs
 
 from cadenza_lib import evaluation, separation
 from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus, tiny_listener, tiny_song
 from cadenza_lib.finetune import separate_segments
@@ -71,42 +72,58 @@ def work_of(notebook: str, parameters: Mapping[str, Any]) -> Work:
 
 
 def _evaluation(parameters: Mapping[str, Any]) -> Work:
-    pairs = (parameters["n_pairs"], parameters["seed"])
-    return _scoring(parameters["corpus"], parameters["split"], *pairs, parameters["system"], parameters["device"])
+    system = parameters["system"]
+    where = (parameters["corpus"], parameters["split"], parameters["n_pairs"], parameters["seed"])
+    return _scoring(*where, (system,) if isinstance(system, str) else tuple(system), parameters["device"])
 
 
 def _fine_tuning(parameters: Mapping[str, Any]) -> Work:
     steps, every = parameters["max_steps"], parameters["valid_every"]
     validations = 1 + math.ceil(steps / every) if every else 2
     audio_s = steps * parameters["batch_size"] * parameters["segment_s"]
-    model = (parameters["init"], parameters["device"])
-    training = Work(steps=steps, audio_s={("training", *model): audio_s})
+    model, device = parameters["init"], parameters["device"]
+    training = Work(steps=steps, audio_s={("training", model, device): audio_s})
     if not parameters["n_valid_pairs"]:
         return training
-    once = _scoring(parameters["corpus"], parameters["valid_split"], parameters["n_valid_pairs"], 0, *model)
+    once = _scoring(parameters["corpus"], parameters["valid_split"], parameters["n_valid_pairs"], 0, (model,), device)
     return sum([once] * validations, training)
+
+
+def _sweep(parameters: Mapping[str, Any]) -> Work:
+    """Return what a sweep computes: songs and references once, and then candidates for each pair."""
+    models, intervals = tuple(parameters["models"]), parameters["weight_intervals"]
+    shares = 2 * len(parameters["mixture_weights"])  # with and without the clip
+    searched = shares + math.comb(intervals + len(models) - 1, intervals) + parameters["n_trials"]
+    total = Work()
+    for split, n_pairs, candidates in (("split", "n_search_pairs", searched), ("test_split", "n_test_pairs", 4)):
+        where = (parameters["corpus"], parameters[split], parameters[n_pairs], parameters["seed"])
+        once = _scoring(*where, models, parameters["device"])
+        further = once.audio_s["scoring",] * (candidates - 1)
+        total += once + Work(scores=once.scores * (candidates - 1), audio_s={("candidate",): further})
+    return total
 
 
 _NOTEBOOKS: dict[str, Callable[[Mapping[str, Any]], Work]] = {
     "02_finetune": _fine_tuning,
     "03_evaluate": _evaluation,
+    "04_fusion_sweep": _sweep,
 }
 
 
 @functools.lru_cache(maxsize=64)
-def _scoring(corpus: str, split: str, n_pairs: int, seed: int, system: str, device: str) -> Work:
-    """Return what `evaluation.evaluate` computes: each at-ear song is read and separated once."""
+def _scoring(corpus: str, split: str, n_pairs: int, seed: int, systems: tuple[str, ...], device: str) -> Work:
+    """Return what `evaluation.evaluate` computes: each at-ear song is read, and separated once by each network."""
     data, chosen = _open(corpus, split)
     scenes = [chosen.scenes[pair.scene] for pair in choose_pairs(chosen.scene_listeners, n_pairs, seed)]
     lengths_s = {scene.at_ear_song: data.song_length(chosen, scene) / SAMPLE_RATE for scene in scenes}
     songs_s = sum(lengths_s.values())
-    audio_s = {
+    networks = [system for system in systems if system not in separation.BOUNDS]
+    audio_s: dict[tuple[str, ...], float] = {
         ("song", corpus, split): songs_s,
         ("scoring",): sum(lengths_s[scene.at_ear_song] for scene in scenes),
     }
-    if system in separation.BOUNDS:
-        return Work(0, 2 * len(scenes), 0, audio_s)
-    return Work(len(lengths_s), 2 * len(scenes), 0, audio_s | {("separation", system, device): songs_s})
+    audio_s |= {("separation", network, device): songs_s for network in networks}
+    return Work(len(networks) * len(lengths_s), 2 * len(scenes), 0, audio_s)
 
 
 @functools.lru_cache(maxsize=4)
@@ -169,6 +186,20 @@ def _measure_scoring() -> float:
     return _per_second_of_audio(score)
 
 
+def _measure_candidate() -> float:
+    candidate, gains_db = Candidate((0.5, 0.5), 0.15), torch.zeros(len(STEMS), dtype=torch.float64)
+
+    @functools.cache
+    def bases(duration_s: float) -> PairBases:
+        song = tiny_song(duration_s)
+        pair = PairBases(SceneBases(song, [song.stems, song.stems], gains_db), tiny_listener(), "calibration")
+        pair.score(candidate)  # fills the reference
+        return pair
+
+    bases(_SHORT_S), bases(_LONG_S)
+    return _per_second_of_audio(lambda duration_s: bases(duration_s).score(candidate))
+
+
 def _measure_separation(model: str, device: str) -> float:
     network, sources = _network(model)
     separate = separation.network_separator(network, sources, separation.select_device(device))
@@ -191,6 +222,7 @@ def _measure_training(model: str, device: str) -> float:
 _MEASURE: dict[str, Callable[..., float]] = {
     "song": _measure_song,
     "scoring": _measure_scoring,
+    "candidate": _measure_candidate,
     "separation": _measure_separation,
     "training": _measure_training,
 }

@@ -6,16 +6,15 @@ the generator is seeded with the scene before the left ear, and the right ear go
 """
 
 import contextlib
-import csv
 import functools
 import itertools
-import os
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,9 +27,9 @@ from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.executors import core_count, processes
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
-from cadenza_lib.fusion import fuse
+from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
 from cadenza_lib.loudness import integrated_loudness
@@ -42,10 +41,12 @@ __all__ = [
     "COLUMNS",
     "EAR_COLUMNS",
     "HAAQI_SAMPLE_RATE",
+    "MIXTURE_PLACES",
     "OFFICIAL_COLUMNS",
     "PairReference",
     "PairScore",
     "Settings",
+    "claim",
     "enhance",
     "evaluate",
     "read_scores",
@@ -60,6 +61,9 @@ HAAQI_SAMPLE_RATE = 24000
 PRESENTATION_LEVEL_DB_SPL = 65.0
 """Level at which the reference remix, before amplification, is presented to each ear."""
 
+MIXTURE_PLACES = ("stems", "downmix")
+"""What the mixture can be mixed into, see `fusion`."""
+
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")
 """Columns of the recipe's `scores.csv`."""
 
@@ -70,6 +74,8 @@ and the four features that HAAQI is made of (see `haaqi.Components`)."""
 COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for ear in EARS))
 """Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
 
+SettingsType = TypeVar("SettingsType")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -77,10 +83,28 @@ class Settings:
 
     corpus: str  # "demo" or the absolute path
     split: str
-    system: str  # name or absolute path of the separator
-    mixture_weight: float = 0.0  # share of the mixture in each stem, see `fusion`
+    system: str | tuple[str, ...]  # name or absolute path of the separator, or of several that are fused
+    mixture_weight: float = 0.0  # share of the mixture, see `fusion`
     output_level_db: float = 0.0  # gain before the clip; 0 is official
     clip: bool = True  # clip and round to 16 bits, as is official
+    mixture_into: str = "stems"  # or "downmix", see `fusion`
+    model_weights: ModelWeights | None = None  # of several separators, None: equal
+    label: str = ""  # what tables call it, by default a name made of the rest
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists, which JSON and notebooks have, so that settings compare."""
+        object.__setattr__(self, "system", as_tuples(self.system))
+        object.__setattr__(self, "model_weights", as_tuples(self.model_weights))
+
+    @property
+    def name(self) -> str:
+        """What is evaluated: the label, or else the separators without their directories.
+
+        The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
+        """
+        paths = [Path(system) for system in ([self.system] if isinstance(self.system, str) else self.system)]
+        names = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem for path in paths]
+        return self.label or " + ".join(names)
 
 
 @dataclass(frozen=True)
@@ -115,9 +139,20 @@ def enhance(
     mixture_weight: float = 0.0,
     output_level_db: float = 0.0,
     clip: bool = True,
+    mixture_into: str = "stems",
 ) -> Output:
-    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`."""
-    remixed = remix(fuse([stems], song.mixture, mixture_weight=mixture_weight), gains_db, song.mixture)
+    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`.
+
+    Raises
+    ------
+    ParameterError
+        If a weight or level lies outside its bounds, or the mixture is to go elsewhere than into stems or downmix.
+    """
+    if mixture_into not in MIXTURE_PLACES:
+        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    into_stems = mixture_into == "stems"
+    stems = fuse([stems], song.mixture, mixture_weight=mixture_weight if into_stems else 0.0)
+    remixed = remix(stems, gains_db, song.mixture, mixture_weight=0.0 if into_stems else mixture_weight)
     return finish(amplify(remixed, listener_firs(listener)), output_level_db, clip)
 
 
@@ -242,9 +277,9 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    _claim(out_dir, settings)
+    claim(out_dir / "settings.json", settings)
     scores_path = out_dir / "scores.csv"
-    known = _repair(scores_path)
+    known = _known_pairs(scores_path)
     by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
     for pair in pairs:
         if (pair.scene, pair.listener) not in known:
@@ -257,12 +292,10 @@ def evaluate(
         if jobs == 1
         else _rows_of_processes(jobs, corpus, separator, settings, out_dir, groups)
     )
-    bar = tqdm(
-        total=len(pairs), initial=len(pairs) - n_missing, desc=settings.system, unit="pair", disable=not progress
-    )
+    bar = tqdm(total=len(pairs), initial=len(pairs) - n_missing, desc=settings.name, unit="pair", disable=not progress)
     with bar, contextlib.closing(rows):
         for row in rows:
-            _append(scores_path, row)
+            append_row(scores_path, row)
             bar.update()
 
     scores = read_scores(out_dir).set_index(["scene", "listener"])
@@ -285,7 +318,7 @@ def _rows(
         reference = reference_remix(song, gains_db)
         for pair in same_scene:
             listener = split.listeners[pair.listener]
-            how = (settings.mixture_weight, settings.output_level_db, settings.clip)
+            how = (settings.mixture_weight, settings.output_level_db, settings.clip, settings.mixture_into)
             output = enhance(song, stems, gains_db, listener, *how)
             save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
             result = score(output, reference, listener, scene)
@@ -305,7 +338,7 @@ def _rows_of_processes(
         pickle.dumps(separator)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise ParameterError(
-            f"The separator {settings.system!r} lives in this process alone ({error}); evaluate with jobs = 1."
+            f"The separator {settings.name!r} lives in this process alone ({error}); evaluate with jobs = 1."
         ) from error
     with processes(jobs, _start_process, (corpus.name, separator, settings, out_dir)) as pool:
         futures = [pool.submit(_rows_of_group, group) for group in groups]
@@ -361,46 +394,37 @@ def read_scores(path: Path | str) -> pd.DataFrame:
 
 def read_settings(out_dir: Path | str) -> Settings:
     """Read the settings that the scores in `out_dir` were computed with."""
-    path = Path(out_dir) / "settings.json"
+    return _read_settings(Path(out_dir) / "settings.json", Settings)
+
+
+def claim(path: Path, settings: Any) -> None:
+    """Mark a directory as that of these settings, a dataclass, by a JSON file in it, or refuse if it is another's.
+
+    Raises
+    ------
+    ParameterError
+        If the file holds other settings.
+    """
+    if not path.exists():
+        write_json(path, asdict(settings))
+        return
+    found, wanted = asdict(_read_settings(path, type(settings))), asdict(settings)
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ParameterError(
+                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
+            )
+
+
+def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
-        return Settings(**read_json(path))
+        return kind(**read_json(path))
     except TypeError as error:
         raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
 
 
-def _claim(out_dir: Path, settings: Settings) -> None:
-    """Mark a directory as that of these settings, or refuse if it is another's."""
-    path = out_dir / "settings.json"
-    if not path.exists():
-        write_json(path, asdict(settings))
-        return
-    found, wanted = asdict(read_settings(out_dir)), asdict(settings)
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ParameterError(
-                f"{out_dir} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
-            )
-
-
-def _repair(path: Path) -> set[tuple[str, str]]:
-    """Return the pairs in a table of scores, after cutting off a last line that was torn when the run was stopped."""
-    if not path.exists():
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as torn:
-            torn.truncate(complete)
+def _known_pairs(path: Path) -> set[tuple[str, str]]:
+    """Return the pairs in a table of scores, which is repaired or begun."""
+    repair_table(path, COLUMNS)
     scores = read_scores(path.parent)
-    if tuple(scores.columns) != COLUMNS:
-        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
     return set(zip(scores["scene"], scores["listener"], strict=True))
-
-
-def _append(path: Path, row: Sequence[object]) -> None:
-    """Append one row to a CSV file and see it on the disk."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(row)
-        file.flush()
-        os.fsync(file.fileno())

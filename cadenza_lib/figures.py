@@ -4,12 +4,15 @@ Ears follow the clinical convention everywhere: the left is blue with crosses, t
 is not enough to draw, the figure says so. The figures of HAAQI and its listeners are in `listener_figures`.
 """
 
+import json
 import textwrap
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -27,11 +30,13 @@ __all__ = [
     "haaqi_against_pta",
     "hrtf_magnitude",
     "loss_curves",
+    "mixture_weights",
     "not_enough_data",
     "regression",
     "save",
     "stem_levels",
     "style",
+    "ternary",
 ]
 
 EAR_STYLE: dict[str, dict[str, Any]] = {
@@ -245,6 +250,63 @@ def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str
     axes.set_xlabel("Training scenes / official scenes")
     axes.set_ylabel("Validation HAAQI")
     axes.set_title(title if title is not None else "Size of the training set")
+    return axes
+
+
+def mixture_weights(table: pd.DataFrame, axes: Axes, title: str = "Share of the mixture") -> Axes:
+    """Draw HAAQI against the mixture weight with its 95 % band over listeners, and mark the highest mean.
+
+    Parameters
+    ----------
+    table
+        As from `comparisons.compare`: mixture_weight, haaqi, ci_low, ci_high.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    rows = table.sort_values("mixture_weight")
+    best = rows.iloc[int(rows["haaqi"].argmax())]
+    axes.fill_between(rows["mixture_weight"], rows["ci_low"], rows["ci_high"], color="#0173b2", alpha=0.2, lw=0)
+    axes.plot(rows["mixture_weight"], rows["haaqi"], "o-", color="#0173b2", label="mean and 95 % interval")
+    label = f"highest: {best['haaqi']:.4f} at {best['mixture_weight']:g}"
+    axes.plot(best["mixture_weight"], best["haaqi"], "*", color="#de8f05", markersize=15, label=label)
+    axes.set_xlabel("Mixture weight w")
+    axes.set_ylabel("HAAQI")
+    axes.set_title(title)
+    axes.legend()
+    return axes
+
+
+def ternary(table: pd.DataFrame, names: Sequence[str], axes: Axes, title: str = "Model weights") -> Axes:
+    """Draw HAAQI over the weights of three models: each corner is one model alone, and the highest is marked.
+
+    Parameters
+    ----------
+    table
+        As from `comparisons.compare`: model_weights (JSON of three numbers), haaqi.
+    names
+        Of the three models.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
+    points = np.array([json.loads(text) for text in table["model_weights"]]) @ corners
+    haaqi = table["haaqi"].to_numpy()
+    axes.fill(*corners.T, facecolor="none", edgecolor="0.6")
+    marks = axes.scatter(points[:, 0], points[:, 1], c=haaqi, s=260, cmap="cividis", zorder=2)
+    best = int(haaqi.argmax())
+    axes.plot(*points[best], "*", color="white", markeredgecolor="black", markersize=13, zorder=3)
+    for name, corner, shift in zip(names, corners, ((0, -0.13), (0, -0.13), (0, 0.09)), strict=True):
+        axes.text(corner[0] + shift[0], corner[1] + shift[1], name, ha="center", va="center")
+    axes.figure.colorbar(marks, ax=axes, label="HAAQI")
+    axes.set_xlim(-0.3, 1.3)
+    axes.set_ylim(-0.25, 1.05)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(f"{title}: highest {haaqi[best]:.4f}")
     return axes
 
 

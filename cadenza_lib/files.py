@@ -1,11 +1,12 @@
-"""Files that are either complete or absent, locks on them, and JSON with errors a person can act on."""
+"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on."""
 
+import csv
 import json
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,18 @@ from cadenza_lib.errors import CorpusError, ParameterError
 if sys.platform != "win32":  # which has no such locks: there, do not start a study twice
     import fcntl
 
-__all__ = ["DATA", "atomic_path", "find_path", "locked", "make_directory", "read_json", "write_json"]
+__all__ = [
+    "DATA",
+    "append_row",
+    "as_tuples",
+    "atomic_path",
+    "find_path",
+    "locked",
+    "make_directory",
+    "read_json",
+    "repair_table",
+    "write_json",
+]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -124,6 +136,36 @@ def locked(path: Path | str) -> Iterator[int]:
         yield file.fileno()
 
 
+def repair_table(path: Path, columns: Sequence[str]) -> None:
+    """Make a CSV file ready for `append_row`: begin it, or cut off a last line that was torn when a run was stopped.
+
+    Raises
+    ------
+    ParameterError
+        If the file has other columns.
+    """
+    if not path.exists():
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(columns)
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        with path.open("r+b") as torn:
+            torn.truncate(complete)
+    with path.open(newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file), [])
+    if header != list(columns):
+        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
+
+
+def append_row(path: Path, row: Sequence[object]) -> None:
+    """Append one row to a CSV file and see it on the disk."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
@@ -152,3 +194,8 @@ def write_json(path: Path | str, content: Any, *, official: bool = False) -> Non
     text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def as_tuples(value: Any) -> Any:
+    """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

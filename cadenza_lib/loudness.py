@@ -17,7 +17,16 @@ from torch import Tensor
 
 from cadenza_lib.errors import AudioError
 
-__all__ = ["BLOCK_S", "SILENCE_LUFS", "convolve", "integrated_loudness", "loudness_matching_gain", "matching_gain"]
+__all__ = [
+    "BLOCK_S",
+    "SILENCE_LUFS",
+    "block_gram",
+    "convolve",
+    "gated_loudness",
+    "integrated_loudness",
+    "loudness_matching_gain",
+    "matching_gain",
+]
 
 BLOCK_S = 0.4
 """Gating block in seconds (BS.1770-4); blocks overlap by 75 %. Shorter signals have no loudness."""
@@ -56,38 +65,64 @@ def integrated_loudness(signal: Tensor, sample_rate: int) -> Tensor:
     -20.04
     """
     channels, length = signal.shape[-2:]
-    if channels > len(_CHANNEL_WEIGHTS):
-        raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
-    if length < BLOCK_S * sample_rate:
-        raise AudioError(
-            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
-            f"it takes at least {BLOCK_S} s."
-        )
+    _check_measurable(signal, sample_rate)
     lower, upper = _block_borders(length, sample_rate)
     if signal.device.type == "cpu" and not (signal.requires_grad and torch.is_grad_enabled()):
         energy = _energy_in_one_pass(signal.detach(), sample_rate, lower, upper)
     else:
-        response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
-        weighted = convolve(signal, response)[..., :length]
+        weighted = _weight(signal, sample_rate)
         # Sums over overlapping blocks as differences of one running sum; float64, since it grows with the length.
         running = torch.nn.functional.pad(weighted.double().square().cumsum(-1), (1, 0))
         energy = running[..., upper] - running[..., lower]
     power = energy / (BLOCK_S * sample_rate)  # (..., channel, block)
     channel_weights = torch.tensor(_CHANNEL_WEIGHTS[:channels], dtype=power.dtype, device=power.device)
     power = torch.einsum("...cb,c->...b", power, channel_weights)  # (..., block)
+    return gated_loudness(power).to(signal.dtype)
 
+
+def block_gram(signals: Tensor, sample_rate: int) -> Tensor:
+    """Return the K-weighted inner products of signals in each gating block: what the loudness of their sums needs.
+
+    The power of a weighted sum in a block is a quadratic form of the weights. So with `power = einsum("n,bnm,m->b",
+    weights, block_gram(signals), weights)`, `gated_loudness(power)` is the loudness of the sum, gates included, without
+    touching a sample.
+
+    Shape:
+        - signals: `(signal, channel, time)`, at most 5 channels, at least 0.4 s
+        - result: `(block, signal, signal)`, float64
+
+    Raises
+    ------
+    AudioError
+        If the signals are shorter than a gating block or have more than 5 channels.
+
+    >>> signals, weights = torch.randn(3, 2, 44100).double(), torch.tensor([0.5, 0.2, 0.3]).double()
+    >>> power = torch.einsum("n,bnm,m->b", weights, block_gram(signals, 44100), weights)
+    >>> mixed = torch.einsum("n,nct->ct", weights, signals)
+    >>> torch.allclose(gated_loudness(power), integrated_loudness(mixed, 44100))
+    True
+    """
+    _check_measurable(signals, sample_rate)
+    channels, length = signals.shape[-2:]
+    weighted = _weight(signals, sample_rate).double()
+    weighted *= torch.tensor(_CHANNEL_WEIGHTS[:channels], device=signals.device).double().sqrt()[:, None]
+    borders = zip(*_block_borders(length, sample_rate), strict=True)
+    blocks = [weighted[..., lower:upper].flatten(1) for lower, upper in borders]
+    return torch.stack([block @ block.T for block in blocks]) / (BLOCK_S * sample_rate)
+
+
+def gated_loudness(power: Tensor) -> Tensor:
+    """Return the integrated loudness in LUFS of K-weighted powers of gating blocks, `(..., block)` to `(...)`."""
     with torch.no_grad():
         level_lufs = _to_lufs(power)
         above = level_lufs >= _ABSOLUTE_GATE_LUFS
         relative_gate_lufs = _to_lufs(_masked_mean(power, above)) + _RELATIVE_GATE_LU
         above = (level_lufs > relative_gate_lufs[..., None]) & (level_lufs > _ABSOLUTE_GATE_LUFS)
-    return _to_lufs(_masked_mean(power, above)).to(signal.dtype)
+    return _to_lufs(_masked_mean(power, above))
 
 
 def loudness_matching_gain(signal: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     """Return the factor that brings `signal` to the integrated loudness of `reference`.
-
-    As in the challenge's recipe, silence counts as -80 LUFS on either side, so the factor is always finite.
 
     Shape:
         - signal, reference: `(..., channel, time)`
@@ -118,6 +153,23 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
     size = _fast_size(length)
     product = torch.fft.rfft(signal, size) * torch.fft.rfft(response, size)
     return torch.fft.irfft(product, size)[..., :length]
+
+
+def _check_measurable(signal: Tensor, sample_rate: int) -> None:
+    channels, length = signal.shape[-2:]
+    if channels > len(_CHANNEL_WEIGHTS):
+        raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
+    if length < BLOCK_S * sample_rate:
+        raise AudioError(
+            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
+            f"it takes at least {BLOCK_S} s."
+        )
+
+
+def _weight(signal: Tensor, sample_rate: int) -> Tensor:
+    """Return the K-weighted signal, `(..., channel, time)`."""
+    response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
+    return convolve(signal, response)[..., : signal.shape[-1]]
 
 
 @functools.lru_cache

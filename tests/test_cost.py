@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from cadenza_lib.cost import Calibration, Work, work_of
 from cadenza_lib.demo import open_corpus, tiny_corpus
 from cadenza_lib.errors import CorpusError
 from cadenza_lib.evaluation import Settings
+from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.runs import notebook_parameters
 from cadenza_lib.scenes import choose_pairs
 from cadenza_lib.study import load_study
@@ -40,11 +42,12 @@ def test_evaluation_computes_as_many_separations_and_scores_as_expected(
         seen["separated_s"] += song.mixture.shape[-1] / song.sample_rate
         return song.stems
 
-    def haaqi(**_):
+    def components(*_):
         seen["scores"] += 1
-        return 0.5
+        return Components(*[0.5] * 7)
 
-    monkeypatch.setattr(evaluation, "compute_haaqi", haaqi)
+    monkeypatch.setattr(HaaqiReference, "components", components)
+    monkeypatch.setattr(HaaqiReference, "state_after", lambda _: np.random.RandomState(0).get_state())
     data = Corpus(corpus)
     pairs = choose_pairs(data.split("train").scene_listeners, 3, seed=1)
     evaluation.evaluate(data, separator, Settings(data.name, "train", "x"), pairs, tmp_path, progress=False)
@@ -52,6 +55,28 @@ def test_evaluation_computes_as_many_separations_and_scores_as_expected(
     assert (work.separations, work.scores) == (seen["separations"], seen["scores"]) == (3, 6)
     assert work.audio_s["separation", "demo_hdemucs", "auto"] == seen["separated_s"]
     assert work_of("03_evaluate", parameters("03_evaluate", system="oracle")).separations == 0
+
+
+def test_a_fusion_is_separated_by_each_of_its_networks_and_scored_once() -> None:
+    given = parameters("03_evaluate", system=["demo_hdemucs", "demo_openunmix", "mixture"], n_pairs=3)
+    one, fused = work_of("03_evaluate", parameters("03_evaluate", n_pairs=3)), work_of("03_evaluate", given)
+    assert (fused.separations, fused.scores) == (2 * one.separations, one.scores)
+
+
+def test_a_sweep_separates_once_and_scores_every_candidate_on_both_ears() -> None:
+    given = parameters(
+        "04_fusion_sweep",
+        models=["demo_hdemucs", "demo_openunmix", "oracle"],
+        mixture_weights=[0.0, 0.1],
+        weight_intervals=2,
+        n_trials=5,
+        n_search_pairs=3,
+        n_test_pairs=2,
+    )
+    work = work_of("04_fusion_sweep", given)
+    searched = 2 * 2 + 6 + 5  # with and without the clip, corners and middles of the simplex, trials
+    assert work.scores == 2 * (3 * searched + 2 * 4)
+    assert work.separations <= 2 * (3 + 2)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +128,9 @@ def test_step_takes_at_least_as_long_as_its_longest_point() -> None:
 STUDY = """
 parameters: {corpus: %s, split: train, valid_split: train, device: cpu}
 steps:
-  - {name: train, notebook: 02_finetune.ipynb, parameters: {init: demo_openunmix, n_valid_pairs: 1, max_steps: 30}}
+  - name: train
+    notebook: 02_finetune.ipynb
+    parameters: {init: demo_openunmix, n_valid_pairs: 1, max_steps: 30, valid_every: 20}
   - name: evaluate
     notebook: 03_evaluate.ipynb
     parameters: {n_pairs: 2, system: "{train}/best.safetensors"}

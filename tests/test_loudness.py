@@ -5,7 +5,14 @@ import torch
 from signals import ten_kinds
 
 from cadenza_lib.errors import AudioError
-from cadenza_lib.loudness import convolve, integrated_loudness, loudness_matching_gain, matching_gain
+from cadenza_lib.loudness import (
+    block_gram,
+    convolve,
+    gated_loudness,
+    integrated_loudness,
+    loudness_matching_gain,
+    matching_gain,
+)
 
 LOUDNESS_TOLERANCE_LU = 1e-6  # float64 on both sides; they differ in the order of summation
 
@@ -44,6 +51,16 @@ def test_loudness_equals_pyloudnorm_at_every_rate_and_length(sample_rate, extra)
     expected = pyloudnorm.Meter(sample_rate).integrated_loudness(signal)
     measured = integrated_loudness(torch.from_numpy(signal.T), sample_rate)
     assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.2, 0.5, 0.3), (1.0, -0.9, 2.0), (0.0, 0.0, 0.0)])
+def test_loudness_of_a_weighted_sum_follows_from_inner_products_gates_included(weights):
+    kinds = ten_kinds()
+    signals = torch.stack([kinds["half silent"], kinds["fading"], kinds["music"]])  # whose blocks are gated
+    weights = torch.tensor(weights, dtype=torch.float64)
+    expected = pyloudnorm.Meter(44100).integrated_loudness(torch.einsum("n,nct->ct", weights, signals).numpy().T)
+    power = torch.einsum("n,bnm,m->b", weights, block_gram(signals, 44100), weights)
+    assert float(gated_loudness(power)) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
 
 
 def test_each_signal_of_a_batch_has_its_own_loudness():

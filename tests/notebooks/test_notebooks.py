@@ -22,6 +22,7 @@ from cadenza_lib.evaluation import OFFICIAL_COLUMNS
 from cadenza_lib.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import save_checkpoint
+from cadenza_lib.sweep import CANDIDATE_COLUMNS, search_and_test
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SPLIT = "train"
@@ -274,6 +275,37 @@ def test_02_finetune_lowers_the_loss_and_reports_the_scores_of_its_validations(f
         check_quiet(out)
 
 
+def test_04_fusion_sweep_reports_what_it_chose_on_songs_it_did_not_search(corpus: Path, tmp_path: Path) -> None:
+    out = run(
+        "04_fusion_sweep",
+        tmp_path / "out",
+        corpus=str(corpus),
+        test_split=SPLIT,
+        models=["oracle", "mixture"],
+        mixture_weights=[0.0, 0.5],
+        weight_intervals=1,
+        n_trials=2,
+        n_search_pairs=2,
+        n_test_pairs=1,
+    )
+    scores = pd.read_csv(out / "scores.csv").set_index(["scene", "listener"])
+    result = pd.read_csv(out / "result.csv").set_index(["set", "fusion"])
+    data, songs = Corpus(corpus), []
+    for pairs in search_and_test(data, SPLIT, SPLIT, 2, 1):
+        songs.append({data.split(SPLIT).scenes[pair.scene].music for pair in pairs.pairs})
+        for _, row in result.loc[pairs.name].iterrows():
+            known = scores[(scores[list(CANDIDATE_COLUMNS)] == row[list(CANDIDATE_COLUMNS)]).all(axis=1)]
+            expected = np.mean([known.loc[(pair.scene, pair.listener), "score"] for pair in pairs.pairs])
+            assert row["haaqi"] == pytest.approx(expected, abs=ROUNDING)
+    assert not songs[0] & songs[1]
+    assert (
+        result.loc[("search", "best of the optimiser"), "haaqi"]
+        >= result.loc[("search", "equal weights, w = 0"), "haaqi"]
+    )
+    check_report(out)
+    check_quiet(out)
+
+
 def test_06_report_puts_the_papers_table_beside_ours(fine_tunings: dict[int, Path], tmp_path: Path) -> None:
     out = run("06_report", tmp_path / "out", data_size_runs=[str(folder) for folder in fine_tunings.values()])
     table = pd.read_csv(out / "table1.csv").set_index("n_scenes")
@@ -281,4 +313,23 @@ def test_06_report_puts_the_papers_table_beside_ours(fine_tunings: dict[int, Pat
         result = json.loads((folder / "result.json").read_text())
         assert table.loc[n_scenes, "haaqi"] == pytest.approx(result["haaqi_best"], abs=ROUNDING)
         assert table.loc[n_scenes, "share"] == n_scenes / result["n_split_scenes"]
+    check_report(out)
+
+
+def test_06_report_puts_the_papers_systems_beside_ours_and_judges_its_claims(corpus: Path, tmp_path: Path) -> None:
+    # Stand-ins whose order is known: the true stems are better than a half of them, and that better than no processing.
+    systems: dict[str, dict[str, Any]] = {
+        "Baseline Open-Unmix": {"system": "mixture"},
+        "Baseline Hybrid Demucs": {"system": ["oracle", "mixture"]},
+        "Official-USTC": {"system": ["oracle", "mixture"], "model_weights": [1.0, 0.0]},
+    }
+    folders = [
+        run("03_evaluate", tmp_path / label, corpus=str(corpus), label=label, n_pairs=0, clip=False, **how)
+        for label, how in systems.items()
+    ]
+    out = run("06_report", tmp_path / "out", evaluations=[str(folder) for folder in folders])
+    table = pd.read_csv(out / "table2.csv").set_index("system")
+    for label, folder in zip(systems, folders, strict=True):
+        assert table.loc[label, "haaqi"] == pytest.approx(ear_scores(folder).mean(), abs=ROUNDING)
+    assert pd.read_csv(out / "claims.csv")["verdict"].tolist() == ["holds", "holds"]
     check_report(out)
