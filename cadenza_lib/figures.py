@@ -23,8 +23,11 @@ __all__ = [
     "data_size",
     "haaqi_against_pta",
     "hrtf_magnitude",
+    "insertion_gain",
     "loss_curves",
     "save",
+    "spectra",
+    "spectrum_limits_db",
     "stem_levels",
     "style",
 ]
@@ -71,14 +74,9 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
             markersize=7,
             label=f"{ear} ear, mean",
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(
-        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
-    )
+    _octave_axis(axes)
     axes.set_xlim(110, 9000)
     axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
-    axes.set_xlabel("Frequency (Hz)")
     axes.set_ylabel("Hearing threshold (dB HL)")
     axes.set_title(f"{title} (n = {table['listener'].nunique()})")
     axes.legend(loc="lower left")
@@ -133,6 +131,62 @@ def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related t
     axes.set_ylabel("Magnitude (dB)")
     axes.set_title(title)
     axes.legend()
+    return axes
+
+
+def spectra(table: pd.DataFrame, axes: Axes, ear: str) -> Axes:
+    """Draw the third-octave spectra that several signals have at one ear.
+
+    Parameters
+    ----------
+    table
+        As from `stages.spectrum_table`: signal, ear, frequency, level_db.
+    axes
+        To draw into.
+    ear
+        "left" or "right".
+    """
+    for signal, rows in table[table["ear"] == ear].groupby("signal", sort=False):
+        axes.plot(rows["frequency"], rows["level_db"], label=str(signal))
+    _octave_axis(axes)
+    axes.set_ylim(*spectrum_limits_db(table))
+    axes.set_ylabel("Third-octave level (dB re full scale)")
+    axes.set_title(f"Spectrum, {ear} ear")
+    return axes
+
+
+def spectrum_limits_db(table: pd.DataFrame) -> tuple[float, float]:
+    """Return the limits of a level axis that shows the strongest 70 dB of a spectrum table."""
+    top = float(table["level_db"].max())
+    return top - 70, top + 5
+
+
+def insertion_gain(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw the NAL-R gain of both ears.
+
+    Parameters
+    ----------
+    table
+        As from `stages.gain_table`: ear, frequency, gain_db.
+    axes
+        To draw into.
+    """
+    for ear in EARS:
+        rows = table[table["ear"] == ear]
+        look = EAR_STYLE[ear]
+        axes.plot(
+            rows["frequency"],
+            rows["gain_db"],
+            color=look["color"],
+            marker=look["marker"],
+            markerfacecolor="none",
+            label=f"{ear} ear",
+        )
+    _octave_axis(axes)
+    axes.set_ylim(0, 50)
+    axes.set_ylabel("NAL-R insertion gain (dB)")
+    axes.set_title("Prescribed gain")
+    axes.legend(loc="upper left")
     return axes
 
 
@@ -227,3 +281,13 @@ def save(figure: Figure, path: Path | str, data: pd.DataFrame) -> list[Path]:
     with atomic_path(files[2]) as temporary:
         data.to_csv(temporary, index=False)
     return files
+
+
+def _octave_axis(axes: Axes) -> None:
+    """Label a logarithmic frequency axis at octaves."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(
+        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
+    )
+    axes.set_xlabel("Frequency (Hz)")
