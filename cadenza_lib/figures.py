@@ -27,7 +27,6 @@ __all__ = [
     "loss_curves",
     "save",
     "spectra",
-    "spectrum_limits_db",
     "stem_levels",
     "style",
 ]
@@ -39,6 +38,7 @@ EAR_STYLE: dict[str, dict[str, Any]] = {
 """Colour and marker of each ear: the clinical blue cross and red circle, in colour-blind safe shades."""
 
 _AUDIOMETRIC_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, octaves
+_SPECTRUM_LIMITS_DB = (-70, 30)  # NAL-R lifts loud music well above full scale
 _AUDIOGRAM_LIMITS_DB_HL = (120, -10)  # inverted: worse hearing is lower
 
 
@@ -149,16 +149,10 @@ def spectra(table: pd.DataFrame, axes: Axes, ear: str) -> Axes:
     for signal, rows in table[table["ear"] == ear].groupby("signal", sort=False):
         axes.plot(rows["frequency"], rows["level_db"], label=str(signal))
     _octave_axis(axes)
-    axes.set_ylim(*spectrum_limits_db(table))
+    axes.set_ylim(*_SPECTRUM_LIMITS_DB)
     axes.set_ylabel("Third-octave level (dB re full scale)")
     axes.set_title(f"Spectrum, {ear} ear")
     return axes
-
-
-def spectrum_limits_db(table: pd.DataFrame) -> tuple[float, float]:
-    """Return the limits of a level axis that shows the strongest 70 dB of a spectrum table."""
-    top = float(table["level_db"].max())
-    return top - 70, top + 5
 
 
 def insertion_gain(table: pd.DataFrame, axes: Axes) -> Axes:

@@ -204,8 +204,8 @@ def heard_take(take: Take, stages: Stages, listener: Listener) -> Take:
     The reference remix before amplification is presented at 65 dB SPL, as for HAAQI. It takes about a quarter of
     the signal's duration. Thresholds beyond 80 dB HL are taken as 80 dB HL.
 
-    Source: M. A. Stone, B. C. J. Moore, T. Baer and B. R. Glasberg, the simulator of loudness recruitment and spectral
-    smearing of the Clarity challenges; pyclarity's `evaluator.msbg`.
+    Source: pyclarity's `evaluator.msbg`, after B. C. J. Moore and B. R. Glasberg, J. Acoust. Soc. Am. 94(4), 2050-2062,
+    1993 (recruitment), and T. Baer and B. C. J. Moore, J. Acoust. Soc. Am. 94(3), 1229-1241, 1993 (smearing).
     """
     full_scale_db_spl = PRESENTATION_LEVEL_DB_SPL - 10 * float(torch.log10(stages.reference.square().mean()))
     signal = resample(np.asarray(take.signal, dtype=np.float64), take.sample_rate, SAMPLE_RATE)

@@ -7,6 +7,7 @@ from typing import Any
 
 import anywidget
 import numpy as np
+import torch
 import traitlets
 
 from cadenza_lib.listeners import EARS, Audiogram, Listener
@@ -76,7 +77,8 @@ class LatestTask:
     """
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cadenza")
+        # Threads of torch's own in every thread here would wait for each other, and burn the processor meanwhile.
+        self._pool = ThreadPoolExecutor(1, "cadenza", initializer=torch.set_num_threads, initargs=(1,))
         self._on_error = on_error
         self._newest: Future[None] | None = None
         self._number = 0
