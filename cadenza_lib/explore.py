@@ -47,7 +47,7 @@ __all__ = ["Explorer", "draw_stages"]
 _LOGGER = logging.getLogger(__name__)
 
 _GAIN_LIMIT_DB = 20.0
-_LEVEL_BOUNDS_DB = (-24.0, 12.0)
+_LEVEL_LIMIT_DB = 24.0
 _SCENES_IN_MEMORY = 4
 _TURNED = ("remixed", "output", "reference_amplified")  # takes that follow the knobs, and are drawn
 _PARTS = ("cepstral_correlation", "fine_structure", "loudness", "spectrum", "nonlinear", "linear")  # of HAAQI
@@ -56,7 +56,7 @@ _NUMBERS_STYLE = """<style>.cadenza-numbers table { border-collapse: collapse; f
 .cadenza-numbers tr:first-child th { opacity: .7; } .cadenza-numbers th:first-child { text-align: left; }
 .cadenza-numbers td[data-name="haaqi"] { font-weight: 700; }</style>"""
 _WRAP = {"flex_flow": "row wrap"}
-_OWN = "own"  # in the choice of standard audiograms: dragged by hand, or the listener's
+_OWN = "as drawn"  # in the choice of standard audiograms: the listener's, or dragged by hand
 
 
 def draw_stages(heard: Sequence[Take], listener: Listener) -> Figure:
@@ -129,6 +129,7 @@ class Explorer(ipw.VBox):
             takes = stages.stage_takes(stages.run_chain(excerpt, setting))
             self._figure = draw_stages([takes[name] for name in _TURNED], setting.listener)
         self._canvas, self._background = _freeze(self._figure)
+        self._turned_s = time.monotonic()
         self._answer(lambda: True)
         self._watch()
 
@@ -153,7 +154,7 @@ class Explorer(ipw.VBox):
         self.mixture_weight = _slider("Mixture", MIXTURE_WEIGHT, 0.0, 1.0, 0.01, ".2f")
         self.model_weights: dict[str, ipw.FloatSlider] = {}
         self._weights_box = ipw.VBox()
-        self.output_level_db = _slider("Level", 0.0, *_LEVEL_BOUNDS_DB, 0.5, "+.1f")
+        self.output_level_db = _slider("Level", 0.0, -_LEVEL_LIMIT_DB, _LEVEL_LIMIT_DB, 0.5, "+.1f")
         self.audiogram = AudiogramWidget()
         choices = [_OWN, *BISGAARD_THRESHOLDS_DB_HL]
         self.standard = {ear: ipw.Dropdown(options=choices, description=f"{ear.capitalize()} ear") for ear in EARS}
@@ -343,7 +344,7 @@ def _slider(description: str, value: float, low: float, high: float, step: float
         step=step,
         readout_format=form,
         description=description,
-        style={"description_width": "8.5em"},
+        style={"description_width": "11em"},
         layout={"width": "auto"},
     )
 

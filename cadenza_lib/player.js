@@ -7,6 +7,7 @@
 const FADE_S = 0.012;
 const LEAD_S = 0.03; // a deck is scheduled this far ahead, so that all its sources make the same sample
 const SEEK_S = 1;
+const MOST_SHOWN = 1.6; // of full scale, in the waveform: what lies further beyond is cut off
 const HEADROOM_STEP_DB = 6; // so that the common attenuation seldom changes while someone turns a knob
 
 const PLAYER_STYLE = `
@@ -19,7 +20,7 @@ const PLAYER_STYLE = `
 .time { font-variant-numeric: tabular-nums; min-width: 6.5em; }
 button { font: inherit; color: inherit; background: var(--tint); border: 1px solid var(--line); border-radius: 7px;
   padding: 3px 11px; cursor: pointer; }
-button:hover { border-color: var(--accent); }
+button:disabled { opacity: .5; cursor: default; } button:hover { border-color: var(--accent); }
 button:focus-visible, tr:focus-visible, canvas:focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
 button.play { background: var(--accent); border-color: var(--accent); color: #fff; min-width: 5.6em; font-weight: 600; }
 button[aria-pressed="true"] { border-color: var(--accent); box-shadow: inset 0 0 0 1px var(--accent); }
@@ -52,8 +53,8 @@ const decibels = (value, unit) => (value === null ? "silent" : `${value.toFixed(
 const percent = (share) => (share === 0 ? "0 %" : share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const amplitude = (gain_db) => 10 ** (gain_db / 20);
 
-function mountPlayer(host) {
-  const state = { takes: [], buffers: [], active: 0, matched: false, looping: true, offset_s: 0, deck: null };
+function mountPlayer(host, matched = false) {
+  const state = { takes: [], buffers: [], active: 0, matched, looping: true, offset_s: 0, deck: null };
   let context = null, master = null, latest = 0;
 
   const play = element("button", { className: "play", type: "button" });
@@ -225,6 +226,7 @@ function mountPlayer(host) {
 
   function show() {
     const playing = state.deck !== null;
+    play.disabled = state.takes.length === 0;
     play.textContent = playing ? "❚❚ Pause" : "▶ Play";
     match.ariaPressed = state.matched;
     loop.ariaPressed = state.looping;
@@ -257,7 +259,8 @@ function mountPlayer(host) {
     canvas.height = height * ratio;
     pen.scale(ratio, ratio);
     const ears = take.envelope.length, lane = height / ears;
-    const limit = 1.08 * Math.max(1, ...state.takes.flatMap((one) => (one.peak_dbfs === null ? 0 : amplitude(one.peak_dbfs))));
+    const peaks = state.takes.map((one) => (one.peak_dbfs === null ? 0 : amplitude(one.peak_dbfs)));
+    const limit = 1.05 * Math.min(MOST_SHOWN, Math.max(1, ...peaks)), shown = (value) => Math.max(-limit, Math.min(limit, value));
     const current = position_s() / duration_s() * width;
     const colours = { clip: style.getPropertyValue("--clip"), accent: style.getPropertyValue("--accent") };
     take.envelope.forEach((columns, ear) => {
@@ -266,7 +269,7 @@ function mountPlayer(host) {
         const [low, high, clipped] = columns[Math.floor(x / width * columns.length)];
         pen.fillStyle = clipped ? colours.clip : colours.accent;
         pen.globalAlpha = x <= current ? 1 : 0.55;
-        pen.fillRect(x, middle - high * scale, 1, Math.max((high - low) * scale, 1));
+        pen.fillRect(x, middle - shown(high) * scale, 1, Math.max((shown(high) - shown(low)) * scale, 1));
       }
       pen.globalAlpha = 0.35;
       pen.strokeStyle = style.color;

@@ -2,7 +2,7 @@
 
 All takes start at the same sample and run together; keys 1 to 9 choose which one is heard. Loudness and peak are those
 of the signals, computed here; clipped samples are marked where the signals have them, whatever the codec makes of them.
-Nothing is normalised: level matching is off until someone turns it on; it gives all takes the highest common loudness
+Nothing is normalised: level matching, where it is on, is marked so; it gives all takes the highest common loudness
 at which none clips, and shows the gain of each. Takes beyond full scale turn all of them down by one amount, which the
 player tells.
 
@@ -67,6 +67,8 @@ class Player:
         Versions of the same music that begin together and last equally long.
     title
         Shown above the takes.
+    matched
+        Whether level matching is on to begin with: for takes far beyond full scale, which would make all others soft.
 
     Raises
     ------
@@ -82,10 +84,10 @@ class Player:
     (True, False)
     """
 
-    def __init__(self, takes: Sequence[Take], title: str = "") -> None:
+    def __init__(self, takes: Sequence[Take], title: str = "", matched: bool = False) -> None:
         if not 1 <= len(takes) <= MAX_TAKES:
             raise ParameterError(f"A player needs 1 to {MAX_TAKES} takes, not {len(takes)}; leave some out.")
-        self.title = title
+        self.title, self.matched = title, matched
         self.takes = [describe_take(take) for take in takes]
         durations_s = [take["duration_s"] for take in self.takes]
         if max(durations_s) - min(durations_s) > _MAX_LENGTH_DIFFERENCE_S:
@@ -104,7 +106,7 @@ class Player:
             f"<script>(() => {{\n{player_script()}\n"
             f"const data = {data};\n"
             f"const host = document.currentScript.parentElement.querySelector('.cadenza-player');\n"
-            f"mountPlayer(host).update(data.takes, data.title);\n}})();</script>"
+            f"mountPlayer(host, {json.dumps(self.matched)}).update(data.takes, data.title);\n}})();</script>"
         )
 
     def save(self, path: Path | str) -> Path:

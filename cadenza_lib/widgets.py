@@ -24,7 +24,7 @@ export default {
     const host = document.createElement("div");
     host.className = "cadenza-player";
     el.append(host);
-    const player = mountPlayer(host);
+    const player = mountPlayer(host, true);
     const refresh = () => {
       const heard = model.get("heard").map((take) => ({ ...take, pending: model.get("pending") }));
       player.update([...model.get("steady"), ...model.get("turned"), ...heard], model.get("title"));
@@ -41,7 +41,8 @@ class PlayerWidget(anywidget.AnyWidget):
     """The listening player as a widget: takes can be replaced while it plays, without a gap.
 
     Each list holds takes as from `player.describe_take`. Those in `steady` seldom change and need not be sent again
-    when those in `turned` do; `pending` marks the ones in `heard` as out of date.
+    when those in `turned` do; `pending` marks the ones in `heard` as out of date. Levels are matched to begin
+    with, since the amplified reference goes far beyond full scale.
     """
 
     _esm = player_script() + _PLAYER_MODULE
