@@ -9,6 +9,7 @@ import nbformat
 import pytest
 import torch
 from browsing import ROOT, Lab, Watched, jupyterlab
+from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 from cadenza_lib import evaluation, stages
@@ -29,7 +30,7 @@ KERNEL_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.
 @pytest.fixture
 def tour(tmp_path: Path) -> Path:
     """Write the tour with knobs and a short excerpt into a folder of its own."""
-    notebook = nbformat.read(ROOT / "notebooks" / "00_tour.ipynb", as_version=4)
+    notebook = load_notebook_node(str(ROOT / "notebooks" / "00_tour.ipynb"))
     parameters = {
         "interactive": True,
         "systems": [SYSTEM],
@@ -37,8 +38,6 @@ def tour(tmp_path: Path) -> Path:
         "duration_s": DURATION_S,
         "out_dir": str(tmp_path / "out"),
     }
-    for cell in notebook.cells:  # papermill looks for them
-        cell.metadata.setdefault("tags", [])
     nbformat.write(parameterize_notebook(notebook, parameters), tmp_path / "00_tour.ipynb")
     return tmp_path
 
@@ -62,6 +61,11 @@ def wait_until_ready(watched: Watched) -> None:
 def number(watched: Watched, ear: str, name: str) -> float:
     text = watched.page.text_content(f'.cadenza-numbers td[data-ear="{ear}"][data-name="{name}"]')
     return float(re.sub(r"[^\d.-]", "", text))
+
+
+def wait_for_pta(watched: Watched, ear: str, text: str) -> None:
+    cell = f".cadenza-numbers td[data-ear={ear}][data-name=pta_db_hl]"
+    watched.page.wait_for_function(f"document.querySelector('{cell}').textContent === '{text}'")
 
 
 def expected_haaqi(gains_db: tuple[float, ...], listener: Listener) -> tuple[float, float]:
@@ -126,9 +130,7 @@ def test_knobs_change_what_is_heard_shown_and_scored(lab: Lab, open_page) -> Non
     page.mouse.move(x, y + 20 / 130 * 240 / 300 * picture["height"], steps=4)  # 130 dB on 240 of 300 units
     page.mouse.up()
     assert float(grip.get_attribute("aria-valuenow")) == threshold_db_hl + 20
-    page.wait_for_function(
-        f"document.querySelector('.cadenza-numbers td[data-ear=left][data-name=pta_db_hl]').textContent == '{pta_db_hl + 5:.1f}'"
-    )  # a quarter of 20 dB: one of the four frequencies of the average
+    wait_for_pta(watched, "left", f"{pta_db_hl + 5:.1f}")  # a quarter: one of the four frequencies of the average
     wait_until_ready(watched)
 
     state = page.evaluate(f"{PLAYER}.played()")
@@ -161,9 +163,7 @@ def test_an_audiogram_can_be_chosen_and_a_bad_corpus_is_told(lab: Lab, open_page
     page = watched.page
     run_all(watched, lab)
     page.locator(f"{EXPLORER} .widget-dropdown", has_text="Right ear").locator("select").select_option("N1")
-    page.wait_for_function(
-        "document.querySelector('.cadenza-numbers td[data-ear=right][data-name=pta_db_hl]').textContent == '16.2'"
-    )
+    wait_for_pta(watched, "right", "16.2")
     wait_until_ready(watched)
     text = page.locator(f"{EXPLORER} .widget-text", has_text="Corpus").locator("input")
     text.fill("<b>nowhere</b>")
@@ -183,17 +183,14 @@ def test_the_page_fits_its_window_in_both_themes(tour: Path, open_page, theme: s
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1500})
             page.wait_for_timeout(300)
-            overflow = page.evaluate(
-                f"(() => {{ const e = document.querySelector('{EXPLORER}'); return e.scrollWidth - e.clientWidth; }})()"
-            )
+            overflow = page.locator(EXPLORER).evaluate("(node) => node.scrollWidth - node.clientWidth")
             assert overflow <= 0
             photograph(watched, f"{theme.split()[-1].lower()}_{width}")
         # Text must differ from what is behind it: the luminance contrast that WCAG asks of small text.
-        colours = page.evaluate(
-            f"(() => {{ const panel = document.querySelector('{EXPLORER} .cadenza-player').shadowRoot.querySelector('.player');"
-            " return [getComputedStyle(panel).color, getComputedStyle(document.querySelector('.jp-Notebook')).backgroundColor]; })()"
-        )
-        assert contrast(*colours) >= 4.5
+        style = "(node, name) => getComputedStyle(node)[name]"
+        colours = page.locator(f"{EXPLORER} .player").evaluate(style, "color")
+        ground = page.locator(".jp-Notebook").evaluate(style, "backgroundColor")
+        assert contrast(colours, ground) >= 4.5
         assert watched.complaints == []
 
 
