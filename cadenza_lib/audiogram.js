@@ -3,7 +3,9 @@
 
 const WIDTH = 430, HEIGHT = 300, EDGE = { left: 46, right: 12, top: 26, bottom: 34 };
 const LOWEST_DB = -10, HIGHEST_DB = 120, STEP_DB = 5;
-const EARS = { left: { colour: "#0173b2", name: "Left" }, right: { colour: "#d55e00", name: "Right" } };
+// The shades of the figures, moved towards the colour of the text: darker on a light page, lighter on a dark one.
+const shade = (colour) => `color-mix(in srgb, ${colour} 80%, currentColor)`;
+const EARS = { left: { colour: shade("#0173b2"), name: "Left" }, right: { colour: shade("#d55e00"), name: "Right" } };
 
 const AUDIOGRAM_STYLE = `
 .cadenza-audiogram { color: var(--jp-content-font-color1, inherit); max-width: 520px; min-width: 300px; }
@@ -54,8 +56,8 @@ function render({ model, el }) {
 
   const lines = {}, marks = {}, grips = {};
   for (const [ear, { colour }] of Object.entries(EARS)) {
-    lines[ear] = svg("polyline", { class: "loss", stroke: colour });
-    marks[ear] = frequencies.map(() => svg("path", { class: "mark", stroke: colour }));
+    lines[ear] = svg("polyline", { class: "loss", style: `stroke: ${colour}` });
+    marks[ear] = frequencies.map(() => svg("path", { class: "mark", style: `stroke: ${colour}` }));
     grips[ear] = frequencies.map((frequency, index) => grip(ear, frequency, index));
     picture.append(lines[ear], ...marks[ear]);
   }

@@ -54,7 +54,7 @@ _PARTS = ("cepstral_correlation", "fine_structure", "loudness", "spectrum", "non
 _NUMBERS_STYLE = """<style>.cadenza-numbers table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .cadenza-numbers th, .cadenza-numbers td { padding: 3px 14px 3px 0; text-align: right; font-weight: 400; }
 .cadenza-numbers tr:first-child th { opacity: .7; } .cadenza-numbers th:first-child { text-align: left; }
-.cadenza-numbers td[data-name="haaqi"] { font-weight: 700; }</style>"""
+.cadenza-numbers td[data-name="haaqi"] { font-weight: 700; } .cadenza-explorer img { border-radius: 8px; }</style>"""
 _WRAP = {"flex_flow": "row wrap"}
 _OWN = "as drawn"  # in the choice of standard audiograms: the listener's, or dragged by hand
 
@@ -119,7 +119,7 @@ class Explorer(ipw.VBox):
         self.player = PlayerWidget()
         self.status, self.numbers = ipw.HTML(), ipw.HTML()
         self.picture = ipw.Image(format="png", layout={"max_width": "1180px", "object_fit": "contain"})
-        super().__init__(self._layout())
+        super().__init__(self._layout(), layout={"max_width": "1180px"})
         self.add_class("cadenza-explorer")
         self._set_scene()
         self._set_listener()

@@ -233,9 +233,9 @@ function mountPlayer(host, matched = false) {
     rows.replaceChildren(...state.takes.map(row));
     const common = headroom_db();
     note.className = "note";
-    note.textContent = `Keys 1–${state.takes.length} switch, space plays, m matches levels, ← → seek. ` +
-      (common < 0 ? `All takes are played ${decibels(-common, "dB")} lower, because one exceeds full scale; ` : "Nothing is normalised; ") +
-      "red: samples at or beyond full scale.";
+    const levels = state.matched ? "Levels are matched: see the gain of each take on the right."
+      : common < 0 ? `All takes are played ${decibels(-common, "dB")} lower, because one exceeds full scale.` : "Nothing is normalised.";
+    note.textContent = `Keys 1–${state.takes.length} switch, space plays, m matches levels, ← → seek. ${levels} Red: samples at or beyond full scale.`;
     Object.assign(panel.dataset, { state: playing ? "playing" : "stopped", active: state.active + 1, matched: state.matched });
     draw();
   }
@@ -247,7 +247,7 @@ function mountPlayer(host, matched = false) {
         element("span", { className: "pending", textContent: take.pending ? "computing…" : "" })),
       element("td", { className: "loudness", textContent: decibels(take.loudness_lufs, "LUFS") }),
       element("td", { className: "peak", textContent: decibels(take.peak_dbfs, "dBFS") }), ...clipped,
-      element("td", { className: "gain", textContent: decibels(gain_db(index) || 0, "dB") }));
+      element("td", { className: "gain", textContent: (gain_db(index) > 0 ? "+" : "") + decibels(gain_db(index) || 0, "dB") }));
     return node;
   }
 

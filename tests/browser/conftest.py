@@ -24,7 +24,7 @@ def browser() -> Iterator[Any]:
         one.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_page(browser: Any) -> Iterator[Callable[..., Watched]]:
     """Return a function that opens a page whose errors and requests to other machines are recorded."""
     contexts = []

@@ -119,6 +119,7 @@ def test_keys_switch_play_and_match_levels_without_clipping(opened) -> None:
     # The same noise at three levels, so that the gains undo the levels, and its peak comes to full scale.
     np.testing.assert_allclose(matched, -20 * np.log10([0.1, 0.8, 3.0]), atol=1e-9)
     assert page.text_content("tbody tr:nth-child(3) .gain") == "\u22129.5 dB"
+    assert "Levels are matched" in page.text_content(".note")
     page.keyboard.press("m")
     page.keyboard.press(" ")
     wait_for(page, "playing")

@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -27,31 +28,47 @@ PLAYER = f"document.querySelector('{EXPLORER} .cadenza-player').cadenzaPlayer"
 KERNEL_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
-@pytest.fixture
-def tour(tmp_path: Path) -> Path:
-    """Write the tour with knobs and a short excerpt into a folder of its own."""
+@dataclass
+class Tour:
+    """The tour with a short excerpt, after all its cells have run in JupyterLab."""
+
+    lab: Lab
+    watched: Watched
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory: pytest.TempPathFactory, open_page: Callable[..., Watched]) -> Iterator[Tour]:
+    folder = tmp_path_factory.mktemp("tour")
     notebook = load_notebook_node(str(ROOT / "notebooks" / "00_tour.ipynb"))
     parameters = {
         "interactive": True,
         "systems": [SYSTEM],
         "start_s": START_S,
         "duration_s": DURATION_S,
-        "out_dir": str(tmp_path / "out"),
+        "out_dir": str(folder / "out"),
     }
-    nbformat.write(parameterize_notebook(notebook, parameters), tmp_path / "00_tour.ipynb")
-    return tmp_path
+    nbformat.write(parameterize_notebook(notebook, parameters), folder / "00_tour.ipynb")
+    with jupyterlab(folder) as lab:
+        watched = open_page(height=1500)
+        page = watched.page
+        page.goto(lab.address("00_tour.ipynb"))
+        page.wait_for_function(KERNEL_IDLE)
+        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_selector(EXPLORER)
+        wait_until_ready(watched)
+        page.evaluate(f"document.querySelector('{EXPLORER}').scrollIntoView()")
+        yield Tour(lab, watched)
 
 
-def run_all(watched: Watched, lab: Lab) -> None:
-    """Open the tour, run all cells, and wait until the explorer has nothing left to compute."""
-    page = watched.page
-    page.goto(lab.address("00_tour.ipynb"))
-    page.wait_for_function(KERNEL_IDLE)
-    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(EXPLORER)
-    wait_until_ready(watched)
-    page.evaluate(f"document.querySelector('{EXPLORER}').scrollIntoView()")
+@pytest.fixture(autouse=True)
+def _nothing_goes_wrong(tour: Tour) -> Iterator[None]:
+    """Check after each test that neither the page nor the kernel has complained, and nothing left the machine."""
+    yield
+    assert tour.watched.complaints == []
+    assert tour.watched.page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+    assert tour.watched.page.locator('[data-mime-type="application/vnd.jupyter.stderr"]').count() == 0
+    assert "Traceback" not in (tour.lab.folder / "lab.log").read_text()
 
 
 def wait_until_ready(watched: Watched) -> None:
@@ -86,16 +103,9 @@ def photograph(watched: Watched, name: str) -> None:
         watched.page.screenshot(path=Path(folder) / f"{name}.png")
 
 
-@pytest.fixture
-def lab(tour: Path) -> Iterator[Lab]:
-    with jupyterlab(tour) as one:
-        yield one
-
-
-def test_knobs_change_what_is_heard_shown_and_scored(lab: Lab, open_page) -> None:
-    watched = open_page(height=1500)
+def test_knobs_change_what_is_heard_shown_and_scored(tour: Tour) -> None:
+    watched = tour.watched
     page = watched.page
-    run_all(watched, lab)
     corpus = open_corpus("demo")
     split = corpus.split("valid")
     gains_db = corpus.gains_db(split.scenes[SCENE]).tolist()
@@ -153,15 +163,10 @@ def test_knobs_change_what_is_heard_shown_and_scored(lab: Lab, open_page) -> Non
     assert number(watched, "right", "haaqi") == pytest.approx(right, abs=5.1e-4)
     assert number(watched, "left", "haaqi") != before["left"]
 
-    assert page.locator('[data-mime-type="application/vnd.jupyter.error"]').count() == 0
-    assert "Traceback" not in (lab.folder / "lab.log").read_text()
-    assert watched.complaints == []
 
-
-def test_an_audiogram_can_be_chosen_and_a_bad_corpus_is_told(lab: Lab, open_page) -> None:
-    watched = open_page(height=1500)
+def test_an_audiogram_can_be_chosen_and_a_bad_corpus_is_told(tour: Tour) -> None:
+    watched = tour.watched
     page = watched.page
-    run_all(watched, lab)
     page.locator(f"{EXPLORER} .widget-dropdown", has_text="Right ear").locator("select").select_option("N1")
     wait_for_pta(watched, "right", "16.2")
     wait_until_ready(watched)
@@ -171,27 +176,24 @@ def test_an_audiogram_can_be_chosen_and_a_bad_corpus_is_told(lab: Lab, open_page
     page.wait_for_function(
         "document.querySelector('.cadenza-status').textContent.includes('<b>nowhere</b> does not exist')"
     )
-    assert watched.complaints == []
 
 
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
-def test_the_page_fits_its_window_in_both_themes(tour: Path, open_page, theme: str) -> None:
-    with jupyterlab(tour, theme) as lab:
-        watched = open_page(width=WIDTHS[0], height=1500)
-        run_all(watched, lab)
-        page = watched.page
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 1500})
-            page.wait_for_timeout(300)
-            overflow = page.locator(EXPLORER).evaluate("(node) => node.scrollWidth - node.clientWidth")
-            assert overflow <= 0
-            photograph(watched, f"{theme.split()[-1].lower()}_{width}")
-        # Text must differ from what is behind it: the luminance contrast that WCAG asks of small text.
-        style = "(node, name) => getComputedStyle(node)[name]"
-        colours = page.locator(f"{EXPLORER} .player").evaluate(style, "color")
-        ground = page.locator(".jp-Notebook").evaluate(style, "backgroundColor")
-        assert contrast(colours, ground) >= 4.5
-        assert watched.complaints == []
+def test_the_page_fits_its_window_in_both_themes(tour: Tour, theme: str) -> None:
+    page = tour.watched.page
+    page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+    page.wait_for_selector(f'body[data-jp-theme-name="{theme}"]')
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 1500})
+        page.wait_for_timeout(300)
+        overflow = page.locator(EXPLORER).evaluate("(node) => node.scrollWidth - node.clientWidth")
+        assert overflow <= 0
+        photograph(tour.watched, f"{theme.split()[-1].lower()}_{width}")
+    # The luminance contrast that WCAG asks of small text.
+    style = "(node, name) => getComputedStyle(node)[name]"
+    text = page.locator(f"{EXPLORER} .player").evaluate(style, "color")
+    ground = page.locator(".jp-Notebook").evaluate(style, "backgroundColor")
+    assert contrast(text, ground) >= 4.5
 
 
 def contrast(text: str, ground: str) -> float:
