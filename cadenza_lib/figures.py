@@ -29,11 +29,13 @@ __all__ = [
     "data_size",
     "haaqi_against_pta",
     "hrtf_magnitude",
+    "insertion_gain",
     "loss_curves",
     "mixture_weights",
     "not_enough_data",
     "regression",
     "save",
+    "spectra",
     "stem_levels",
     "style",
     "ternary",
@@ -46,6 +48,7 @@ EAR_STYLE: dict[str, dict[str, Any]] = {
 """Colour and marker of each ear: the clinical blue cross and red circle, in colour-blind safe shades."""
 
 _AUDIOMETRIC_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, octaves
+_SPECTRUM_LIMITS_DB = (-70, 30)  # NAL-R lifts loud music well above full scale
 _AUDIOGRAM_LIMITS_DB_HL = (120, -10)  # inverted: worse hearing is lower
 
 
@@ -84,14 +87,9 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
             markersize=7,
             label=f"{ear} ear, mean",
         )
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(
-        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
-    )
+    _octave_axis(axes)
     axes.set_xlim(110, 9000)
     axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
-    axes.set_xlabel("Frequency (Hz)")
     axes.set_ylabel("Hearing threshold (dB HL)")
     axes.legend(loc="lower left")
     return axes
@@ -178,6 +176,56 @@ def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related t
     axes.set_ylabel("Magnitude (dB)")
     axes.set_title(title)
     axes.legend()
+    return axes
+
+
+def spectra(table: pd.DataFrame, axes: Axes, ear: str) -> Axes:
+    """Draw the third-octave spectra that several signals have at one ear.
+
+    Parameters
+    ----------
+    table
+        As from `stages.spectrum_table`: signal, ear, frequency, level_db.
+    axes
+        To draw into.
+    ear
+        "left" or "right".
+    """
+    for signal, rows in table[table["ear"] == ear].groupby("signal", sort=False):
+        axes.plot(rows["frequency"], rows["level_db"], label=str(signal))
+    _octave_axis(axes)
+    axes.set_ylim(*_SPECTRUM_LIMITS_DB)
+    axes.set_ylabel("Third-octave level (dB re full scale)")
+    axes.set_title(f"Spectrum, {ear} ear")
+    return axes
+
+
+def insertion_gain(table: pd.DataFrame, axes: Axes) -> Axes:
+    """Draw the NAL-R gain of both ears.
+
+    Parameters
+    ----------
+    table
+        As from `stages.gain_table`: ear, frequency, gain_db.
+    axes
+        To draw into.
+    """
+    for ear in EARS:
+        rows = table[table["ear"] == ear]
+        look = EAR_STYLE[ear]
+        axes.plot(
+            rows["frequency"],
+            rows["gain_db"],
+            color=look["color"],
+            marker=look["marker"],
+            markerfacecolor="none",
+            label=f"{ear} ear",
+        )
+    _octave_axis(axes)
+    axes.set_ylim(0, 50)
+    axes.set_ylabel("NAL-R insertion gain (dB)")
+    axes.set_title("Prescribed gain")
+    axes.legend(loc="upper left")
     return axes
 
 
@@ -335,3 +383,13 @@ def save(figure: Figure, path: Path | str, data: pd.DataFrame) -> list[Path]:
     with atomic_path(files[2]) as temporary:
         data.to_csv(temporary, index=False)
     return files
+
+
+def _octave_axis(axes: Axes) -> None:
+    """Label a logarithmic frequency axis at octaves."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(
+        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
+    )
+    axes.set_xlabel("Frequency (Hz)")

@@ -2,13 +2,17 @@
 
 import ast
 import re
+import subprocess
+import sys
 import tokenize
 from io import StringIO
 from pathlib import Path
 
+import click
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from papermill.inspection import display_notebook_help
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -178,3 +182,61 @@ def test_no_widget_or_player_that_deadlocks_or_changes_the_level(notebook: Noteb
             names += [node.attr] if isinstance(node, ast.Attribute) else []
             for name in names:
                 assert name not in FORBIDDEN, f"{name} {FORBIDDEN[name]}"
+
+
+def test_help_tells_type_default_and_meaning_of_every_parameter(
+    path: Path, notebook: NotebookNode, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = click.Context(click.Command("papermill"), info_name="papermill")
+    assert display_notebook_help(command, str(path), {}) == 0
+    manual = capsys.readouterr().out
+    for node, line in zip(
+        ast.parse(parameters_cell(notebook).source).body, parameters_cell(notebook).source.splitlines(), strict=True
+    ):
+        assert isinstance(node, ast.AnnAssign)
+        comment = line.rsplit("# ", 1)[1]
+        entry = f"{node.target.id}: {ast.unparse(node.annotation)}"  # type: ignore[attr-defined]
+        assert entry in manual
+        assert re.sub(r"\s+", "", comment) in re.sub(r"\s+", "", manual), f"papermill does not show: {comment}"
+
+
+def prose(path: Path) -> str:
+    """Return the prose of a notebook or Markdown file: text for people, comments included."""
+    if path.suffix != ".ipynb":
+        return path.read_text(encoding="utf-8")
+    notebook = nbformat.read(path, as_version=4)
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    comments = [
+        token.string
+        for cell in code_cells(notebook)
+        for token in tokenize.generate_tokens(StringIO(cell.source).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    return "\n".join([*texts, *comments]) + "\n"
+
+
+def misspelled(text: str) -> str:
+    """Return what codespell has to say of a text."""
+    command = [sys.executable, "-m", "codespell_lib", "--builtin", "clear,rare", "--ignore-words-list", "firs", "-"]
+    return subprocess.run(command, input=text, capture_output=True, text=True).stdout
+
+
+def test_prose_is_spelled_correctly() -> None:
+    root = FOLDER.parent
+    documents = [*root.glob("*.md"), *root.glob("data/*.md"), *FOLDER.glob("*.md"), *NOTEBOOKS]
+    assert misspelled("The recieved signal.\n"), "codespell finds nothing at all"
+    assert misspelled("\n".join(map(prose, documents))) == ""
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+
+
+@pytest.mark.parametrize(
+    "document", [*NOTEBOOKS, *FOLDER.parent.glob("*.md"), FOLDER / "EXPERIMENTS.md"], ids=lambda x: x.name
+)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in LINK.findall(prose(document)):
+        if re.match(r"[a-z]+:", target):
+            assert re.fullmatch(r"https://[\w.-]+\.[a-z]{2,}(/[^\s]*)?", target), target
+        else:
+            assert (document.parent / target.split("#")[0]).exists(), target

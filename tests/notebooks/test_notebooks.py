@@ -16,9 +16,11 @@ import torch
 from demucs.hdemucs import HDemucs
 from official import simulate_officially
 
+from cadenza_lib import evaluation
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import tiny_corpus
 from cadenza_lib.evaluation import OFFICIAL_COLUMNS
+from cadenza_lib.fusion import fuse
 from cadenza_lib.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import save_checkpoint
@@ -81,6 +83,32 @@ def check_report(out_dir: Path) -> None:
         assert item["title"]
         assert item["caption"]
     assert not list(out_dir.rglob(".*"))
+
+
+def test_00_tour_scores_an_excerpt_as_the_evaluation_does(corpus: Path, tmp_path: Path) -> None:
+    out = run(
+        "00_tour",
+        tmp_path / "out",
+        corpus=str(corpus),
+        scene="scene_10001",
+        listener="A",
+        systems=["oracle", "mixture"],
+        start_s=0.0,
+        duration_s=1.0,
+    )
+    data = Corpus(corpus)
+    split = data.split(SPLIT)
+    scene = split.scenes["scene_10001"]
+    song, gains_db, listener = data.at_ear_song(split, scene), data.gains_db(scene), split.listeners["A"]
+    fused = fuse([song.stems, song.mixture.expand(4, -1, -1) / 4], song.mixture, mixture_weight=0.15)
+    scores = pd.read_csv(out / "scores.csv").set_index("output_level_db")
+    for output_level_db in (0.0, -6.0, -12.0):
+        output = evaluation.enhance(song, fused, gains_db, listener, output_level_db=output_level_db)
+        expected = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, "scene_10001")
+        np.testing.assert_allclose(scores.loc[output_level_db, "haaqi"], expected.haaqi, rtol=0, atol=ROUNDING)
+    assert (out / "00_tour.ipynb").stat().st_size < 5e6  # bytes
+    check_report(out)
+    check_quiet(out)
 
 
 def test_01_scenes_measures_the_loudness_that_pyloudnorm_measures(corpus: Path, tmp_path: Path) -> None:

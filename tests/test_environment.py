@@ -1,0 +1,133 @@
+"""The environment, checked without a network: what is asked for is valid, is what is imported, and is all of it."""
+
+import ast
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+# Name, optionally version and build, each a glob: conda's MatchSpec as far as an environment file needs it.
+CONDA_SPEC = re.compile(r"[a-z0-9_.-]+(=[0-9][\w.*]*(=[\w*]+)?|[<>=!]=?[0-9][\w.,<>=!*]*)?")
+
+NOT_IMPORTED = {
+    "jupyterlab": "what people and the browser tests open notebooks with",
+    "codespell": "run by the notebook tests",
+    "mypy": "make lint",
+    "ruff": "make lint",
+    "openunmix": "loaded by path in tests/official.py, since its package imports torchaudio",
+    "pytest-xdist": "make test",
+    "pandas-stubs": "types for mypy",
+    "types-pyyaml": "types for mypy",
+    "types-tqdm": "types for mypy",
+}
+COMPANIONS = {
+    "recipes": "pyclarity",
+    "clarity": "pyclarity",
+    "mpl_toolkits": "matplotlib",
+}  # modules whose distribution cannot be told from its metadata, or that several share
+
+
+def requirements(*groups: list[str]) -> dict[str, Requirement]:
+    return {canonicalize_name(one.name): one for group in groups for one in map(Requirement, group)}
+
+
+def pip_lines() -> list[str]:
+    (section,) = [entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict)]
+    return section
+
+
+def sources() -> Iterator[tuple[Path, str]]:
+    """Yield every Python source of the repository: modules, tests, and the cells of notebooks."""
+    for path in [*ROOT.glob("cadenza_lib/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+        yield path, path.read_text(encoding="utf-8")
+    for path in ROOT.glob("notebooks/*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+@cache
+def imported() -> dict[str, set[Path]]:
+    """Return the foreign modules that are imported anywhere, and where."""
+    own = {path.stem for path in ROOT.glob("tests/**/*.py")} | {"cadenza_lib"}
+    found: dict[str, set[Path]] = {}
+    for path, source in sources():
+        for node in ast.walk(ast.parse(source)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "importorskip":
+                names += [node.args[0].value for _ in "1" if isinstance(node.args[0], ast.Constant)]
+            for name in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - own:
+                found.setdefault(name, set()).add(path)
+    return found
+
+
+def distributions(module: str) -> set[str]:
+    if module in COMPANIONS:
+        return {COMPANIONS[module]}
+    return {canonicalize_name(name) for name in packages_distributions().get(module, [])}
+
+
+def test_conda_specs_and_channels_are_valid() -> None:
+    specs = [entry for entry in ENVIRONMENT["dependencies"] if isinstance(entry, str)]
+    assert {"pip", "libsndfile"} <= {re.split("[<>=!]", spec)[0] for spec in specs}
+    for spec in specs:
+        assert CONDA_SPEC.fullmatch(spec), spec
+    assert ENVIRONMENT["channels"] == ["conda-forge", "nodefaults"]
+    (python,) = [spec.split("=")[1] for spec in specs if spec.startswith("python=")]
+    assert Requirement(f"python{PYPROJECT['requires-python']}").specifier.contains(python)
+
+
+def test_pip_section_holds_valid_requirements_within_those_of_the_package() -> None:
+    options = [line.split() for line in pip_lines() if line.startswith("--")]
+    assert ["--constraint", "constraints.txt"] in options
+    assert ["--editable", ".[dev]"] in options
+    assert (ROOT / "constraints.txt").is_file()
+    needed = requirements(PYPROJECT["dependencies"])
+    for name, requirement in requirements([line for line in pip_lines() if not line.startswith("--")]).items():
+        assert name in needed, f"{name} is installed by conda's environment, but pyproject.toml does not ask for it"
+        for pin in requirement.specifier:
+            assert needed[name].specifier.contains(pin.version), f"{requirement} is not {needed[name]}"
+
+
+def test_every_direct_dependency_is_pinned_to_a_version_that_satisfies_it() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = requirements([line for line in lines if line.strip() and not line.startswith("#")])
+    for name, requirement in requirements(
+        PYPROJECT["dependencies"], *PYPROJECT["optional-dependencies"].values()
+    ).items():
+        assert name in pins, f"constraints.txt has no {name}"
+        (pin,) = pins[name].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version, prereleases=True), f"{pin} is not {requirement}"
+
+
+def test_every_import_is_provided_by_a_dependency_or_by_one_of_its_own() -> None:
+    modules = imported()
+    assert {"numpy", "torch", "anywidget"} <= set(modules)
+    direct = requirements(PYPROJECT["dependencies"])
+    every = direct | requirements(*PYPROJECT["optional-dependencies"].values())
+    # What jupyterlab, papermill, pyclarity and demucs are made of comes with them.
+    indirect = {"jupyter-client", "nbclient", "nbconvert", "nbformat", "numba", "pyloudnorm", "torchaudio", "traitlets"}
+    for module, where in modules.items():
+        provided = distributions(module)
+        in_tests_alone = all(path.is_relative_to(ROOT / "tests") for path in where)
+        allowed = set(every if in_tests_alone else direct) | indirect
+        assert provided & allowed, f"{module} ({provided or 'not installed'}), imported in {sorted(where)[0]}"
+
+
+def test_no_dependency_is_unused() -> None:
+    used = set().union(*(distributions(module) for module in imported())) | set(NOT_IMPORTED)
+    for name in requirements(PYPROJECT["dependencies"], *PYPROJECT["optional-dependencies"].values()):
+        assert name in used, f"{name} is asked for in pyproject.toml and imported nowhere"
