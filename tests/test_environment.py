@@ -119,7 +119,8 @@ def test_every_import_is_provided_by_a_dependency_or_by_one_of_its_own() -> None
     direct = requirements(PYPROJECT["dependencies"])
     every = direct | requirements(*PYPROJECT["optional-dependencies"].values())
     # What jupyterlab, papermill, pyclarity and demucs are made of comes with them.
-    indirect = {"jupyter-client", "nbclient", "nbconvert", "nbformat", "numba", "pyloudnorm", "torchaudio", "traitlets"}
+    indirect = {"jupyter-client", "nbclient", "nbconvert", "nbformat", "traitlets"}
+    indirect |= {"llvmlite", "numba", "pyloudnorm", "torchaudio"}
     for module, where in modules.items():
         provided = distributions(module)
         in_tests_alone = all(path.is_relative_to(ROOT / "tests") for path in where)
