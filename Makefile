@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help env demo test lint lab clean
+.PHONY: help env demo test test-lowest lint lab clean
 
 help:
 	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
 	@echo "make test   run all tests"
+	@echo "make test-lowest   the same at the lowest versions of the dependencies that pyproject.toml promises"
 	@echo "make lint   check style and types"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make env    only set up .venv"
@@ -25,6 +26,15 @@ demo: env
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
+test-lowest: .venv-lowest/.installed
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2
+
+.venv-lowest/.installed: pyproject.toml tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[dev]'
+	@touch $@
+
 lint: env
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
@@ -34,4 +44,4 @@ lab: env
 	$(BIN)/jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cadenza", description="Music rebalanced for hearing-aid listeners.")
     parser.add_argument("--version", action="version", version=f"cadenza {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_check, _add_run):
+    for add in (_add_check, _add_run, _add_data, _add_submit):
         add(commands)
     options = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
@@ -66,9 +66,14 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="set a parameter; a path to a directory is written with a slash, such as ./data (may be repeated)",
     )
     parser.add_argument("-o", "--out-dir", type=Path, metavar="OUT_DIR", help="default: runs/<name of TARGET>")
-    parser.add_argument("--workers", type=int, metavar="N", help="notebooks at the same time (default: one per core)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="notebooks of a study at the same time (default: one per core)"
+    )
     parser.add_argument(
         "--scheduler", metavar="ADDRESS", help="run a study on dask.distributed, such as tcp://host:8786"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say what is left to do of a study, and how long that takes here"
     )
     parser.add_argument("--force", action="store_true", help="run again what is finished")
     parser.set_defaults(function=_run)
@@ -81,9 +86,9 @@ def _run(options: argparse.Namespace) -> int:
         return _run_study(options, texts)
     if suffix != ".ipynb":
         raise ParameterError(f"{options.target} is neither a notebook (.ipynb) nor a study (.yaml); name one of these.")
-    if options.scheduler is not None or options.workers is not None:
+    if options.scheduler is not None or options.jobs is not None or options.dry_run:
         raise ParameterError(
-            f"{options.target} is one notebook, so --workers and --scheduler mean nothing; leave them out."
+            f"{options.target} is one notebook, so --jobs, --scheduler and --dry-run mean nothing; leave them out."
         )
     from cadenza_lib import runs
 
@@ -103,18 +108,25 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from cadenza_lib import study as studies
+    from cadenza_lib import execution, executors
     from cadenza_lib.runs import RunError
+    from cadenza_lib.study import load_study
 
-    study = studies.load_study(options.target, texts)
+    if options.scheduler is not None and options.jobs is not None:
+        raise ParameterError("With --scheduler, the cluster decides how many run at the same time; leave out --jobs.")
+    study = load_study(options.target, texts)
+    if options.dry_run:
+        jobs = execution.default_jobs(study) if options.jobs is None else options.jobs
+        print(execution.describe_plan(execution.plan_study(study, options.out_dir, force=options.force), jobs))
+        return 0
     with ExitStack() as stack:
-        executor = options.scheduler and stack.enter_context(studies.scheduler_executor(options.scheduler))
+        executor = options.scheduler and stack.enter_context(executors.scheduler(options.scheduler))
         stack.enter_context(logging_redirect_tqdm())
-        result = studies.run_study(
+        result = execution.run_study(
             study,
             options.out_dir,
             executor=executor,
-            workers=options.workers,
+            jobs=options.jobs,
             force=options.force,
             progress=True,
         )
@@ -124,6 +136,112 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
         raise RunError(
             f"{len(result.failed)} of {len(result.points)} points did not finish ({names}); see {result.page}."
         )
+    return 0
+
+
+def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser("data", help="check, complete or simulate a data set", description="Real data sets.")
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    check = actions.add_parser("check", help="say what is there, missing or damaged", description=_check_data.__doc__)
+    check.add_argument("path", type=Path, metavar="PATH", help="a corpus, or a folder of songs")
+    check.set_defaults(function=_check_data)
+
+    add = actions.add_parser("import", help="add songs of a folder or table to a corpus", description=_import.__doc__)
+    add.add_argument(
+        "source", type=Path, metavar="SOURCE", help="folder of songs, MoisesDB, or a table (.csv) of paths"
+    )
+    add.set_defaults(function=_import)
+
+    scenes = actions.add_parser("scenes", help="draw scenes and their listeners", description=_draw_scenes.__doc__)
+    scenes.add_argument("--per-song", type=int, default=4, metavar="N", help="scenes per song (default: 4)")
+    scenes.add_argument("--listeners", type=int, default=2, metavar="N", help="listeners per scene (default: 2)")
+    scenes.add_argument("--like", metavar="SPLIT", help="take songs and listeners of this split where there are none")
+    scenes.add_argument("--force", action="store_true", help="replace other scenes")
+    scenes.set_defaults(function=_draw_scenes)
+
+    simulate = actions.add_parser("simulate", help="write the songs at the ears", description=_simulate.__doc__)
+    simulate.add_argument("--jobs", type=int, metavar="N", help="files at the same time (default: one per core)")
+    simulate.add_argument("--dry-run", action="store_true", help="only say how much disk it takes")
+    simulate.set_defaults(function=_simulate)
+
+    for action in (add, scenes, simulate):
+        action.add_argument("path", type=Path, metavar="PATH", help="the corpus")
+        action.add_argument("--split", default="train", help="default: train")
+
+
+def _check_data(options: argparse.Namespace) -> int:
+    """Say what a data set has, what is missing or damaged, and what each split can run; 1 if there is damage."""
+    from cadenza_lib.datasets import check_data
+
+    findings = check_data(options.path)
+    width = max(len(finding.subject) for finding in findings)
+    for finding in findings:
+        print(f"{finding.status:<7}  {finding.subject:<{width}}  {finding.detail}")
+    damaged = sum(finding.status == "DAMAGE" for finding in findings)
+    print(f"{damaged} to repair." if damaged else "No damage.")
+    return 1 if damaged else 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table of paths."""
+    from cadenza_lib.supplement import import_songs
+
+    names = import_songs(options.source, options.path, options.split)
+    print(f"Split {options.split} of {options.path} has {len(names)} songs.")
+    return 0
+
+
+def _draw_scenes(options: argparse.Namespace) -> int:
+    """Draw the scenes of a split and who hears them with the official sampler; more per song keep the first ones."""
+    from cadenza_lib.corpus import Corpus
+    from cadenza_lib.supplement import draw_scenes
+
+    scenes, pairs = draw_scenes(
+        Corpus(options.path), options.split, options.per_song, options.listeners, options.like, options.force
+    )
+    print(f"Split {options.split} of {options.path} has {scenes} scenes and {pairs} scene-listener pairs.")
+    return 0
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    """Write the songs of a split at the ears, as the official generator does; what is there is kept."""
+    from cadenza_lib.corpus import Corpus
+    from cadenza_lib.simulation import plan_simulation, simulate
+
+    corpus = Corpus(options.path)
+    plan = plan_simulation(corpus, options.split)
+    print(
+        f"{len(plan.missing)} of {len(plan.songs)} songs at the ears are to be written: "
+        f"{plan.needed_bytes / 1e9:.2f} GB, where {plan.free_bytes / 1e9:.2f} GB are free.",
+        flush=True,
+    )
+    if not options.dry_run:
+        simulate(corpus, options.split, options.jobs)
+        print(f"Split {options.split} of {options.path} has {len(plan.songs)} songs at the ears.")
+    return 0
+
+
+def _add_submit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "submit",
+        help="check and collect the files of a submission",
+        description="Check the signals of a finished evaluation and copy them as the challenge wants them.",
+    )
+    parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="output directory of 03_evaluate")
+    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where the FLAC files go")
+    parser.set_defaults(function=_submit)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from cadenza_lib.submission import submit
+
+    submission = submit(options.evaluation, options.out_dir)
+    shares = submission.clipped_share
+    worst = max(shares, key=shares.__getitem__)
+    clipped = sum(share > 0 for share in shares.values())
+    print(f"{len(shares)} files in {submission.folder}: 16-bit FLAC, 32 kHz, two channels, as long as their scenes.")
+    print(f"{clipped} have samples at full scale; the most, {shares[worst]:.2%}, in {worst}.")
     return 0
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from scipy.fft import next_fast_len
+from numba import njit
+from scipy.fft import fft, ifft, next_fast_len
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, ParameterError
@@ -30,6 +31,7 @@ __all__ = [
     "quantise_16bit",
     "read_audio",
     "spherical_head_hrtf",
+    "to_16bit",
 ]
 
 SAMPLE_RATE = 44100
@@ -38,6 +40,8 @@ SAMPLE_RATE = 44100
 INT16_SCALE = 32768.0
 """Steps of a 16-bit file per unit of signal, as soundfile reads and the recipe writes them."""
 
+_BLOCK = 4096  # samples of an overlap-save block
+_BLOCKS_AT_ONCE = 16
 _HEAD_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
 _SPEED_OF_SOUND_M_PER_S = 343.0  # dry air at 20 degrees Celsius
 _EAR_AZIMUTH_DEG = 100.0  # ears lie slightly behind the frontal plane (Blauert, Spatial Hearing, 1997)
@@ -70,7 +74,7 @@ def read_audio(
         raise AudioError(f"{path} has a sample rate of {rate} Hz, not {sample_rate}; resample it.")
     if channels is not None and samples.shape[1] != channels:
         raise AudioError(f"{path} has {samples.shape[1]} channel(s), not {channels}.")
-    signal = torch.from_numpy(np.ascontiguousarray(samples.T))
+    signal = torch.from_numpy(samples).T
     check_signal(signal, str(path))
     return signal
 
@@ -79,7 +83,7 @@ def check_signal(signal: Tensor, name: str) -> None:
     """Raise `AudioError` if a signal `(..., time)` is empty or holds NaN or infinity."""
     if signal.shape[-1] == 0:
         raise AudioError(f"{name} is empty: it holds 0 samples.")
-    if not torch.isfinite(signal).all():
+    if not torch.isfinite(signal.sum()):  # one pass over minutes of audio that are nearly always fine
         count = int((~torch.isfinite(signal)).sum())
         raise AudioError(f"{name} holds {count} sample(s) that are NaN or infinite; repair the signal.")
 
@@ -137,6 +141,11 @@ def loudspeakers_to_ears(signal: Tensor, hrtf: Tensor) -> Tensor:
     >>> torch.allclose(loudspeakers_to_ears(signal, delta), signal)
     True
     """
+    if signal.device.type == "cpu" and not (signal.requires_grad and torch.is_grad_enabled()):
+        samples = np.empty((*signal.shape[:-2], signal.shape[-1], 2), dtype=signal.numpy().dtype)
+        for index in np.ndindex(*signal.shape[:-2]):
+            _convolve_pair(signal[index].T.contiguous().numpy(), hrtf.numpy(), samples[index])
+        return torch.from_numpy(samples).transpose(-1, -2)
     # Both loudspeakers are added before the inverse transform, which takes most of the time.
     size = next_fast_len(signal.shape[-1] + hrtf.shape[-1] - 1, real=True)
     spectrum, response = torch.fft.rfft(signal, size), torch.fft.rfft(hrtf.to(signal), size)
@@ -169,7 +178,16 @@ def quantise_16bit(signal: Tensor) -> Tensor:
     >>> quantise_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])) * 32768
     tensor([-3.2768e+04,  1.0000e+00, -1.0000e+00,  3.2767e+04])
     """
-    return torch.trunc(torch.clamp(signal * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)) / INT16_SCALE
+    return to_16bit(signal).to(signal.dtype) / INT16_SCALE
+
+
+def to_16bit(signal: Tensor) -> Tensor:
+    """Return the signal's 16-bit samples, as the official generator rounds them: clipped, then truncated towards zero.
+
+    >>> to_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])).tolist()
+    [-32768, 1, -1, 32767]
+    """
+    return (signal * INT16_SCALE).clamp_(-INT16_SCALE, INT16_SCALE - 1).to(torch.int16)
 
 
 def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: float = _HEAD_RADIUS_M) -> Tensor:
@@ -194,6 +212,44 @@ def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: fl
         for angle in (left_angle, right_angle)
     ]
     return torch.from_numpy(np.array(responses))
+
+
+def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> None:
+    """Write what the ears hear `(time, ear)` of `(time, loudspeaker)`, by overlap-save.
+
+    Two real signals make one complex one, which is how samples lie in a stereo file: x = left + i right of the
+    loudspeakers, y = left + i right of the ears. With spectra X and Y, Y(f) = direct(f) X(f) + crossed(f) X*(-f).
+    """
+    source, result = (array.view(np.result_type(array, 1j))[:, 0] for array in (signal, heard))
+    lead = hrtf.shape[-1] - 1
+    size = max(_BLOCK, next_fast_len(4 * hrtf.shape[-1]))
+    hop = size - lead
+    ears = np.fft.fft(hrtf[:, 0] + 1j * hrtf[:, 1], size)
+    direct = ((ears[0] - 1j * ears[1]) / 2).astype(source.dtype)
+    crossed = ((ears[0] + 1j * ears[1]) / 2).astype(source.dtype)
+    for start in range(0, len(source), hop * _BLOCKS_AT_ONCE):
+        stop = min(start + hop * _BLOCKS_AT_ONCE, len(source))
+        blocks = -(-(stop - start) // hop)
+        part = np.zeros(lead + blocks * hop, source.dtype)
+        begin = max(0, start - lead)  # each block also sees what the responses still hold of the time before it
+        part[lead - (start - begin) : lead + stop - start] = source[begin:stop]
+        spectrum = fft(np.lib.stride_tricks.sliding_window_view(part, size)[::hop])
+        _filter_pair(spectrum, direct, crossed)
+        result[start:stop] = ifft(spectrum, overwrite_x=True)[:, lead:].reshape(-1)[: stop - start]
+
+
+@njit(cache=True, nogil=True)
+def _filter_pair(spectrum, direct, crossed):  # type: ignore[no-untyped-def]
+    """Replace spectra `(block, frequency)` of loudspeakers by those of the ears."""
+    blocks, size = spectrum.shape
+    for block in range(blocks):
+        row = spectrum[block]
+        row[0] = direct[0] * row[0] + crossed[0] * row[0].conjugate()
+        for low in range(1, size // 2 + 1):
+            high = size - low
+            at_low, at_high = row[low], row[high]
+            row[low] = direct[low] * at_low + crossed[low] * at_high.conjugate()
+            row[high] = direct[high] * at_high + crossed[high] * at_low.conjugate()
 
 
 def _sphere_response(incidence_deg: float, head_radius_m: float) -> np.ndarray:

@@ -1,56 +1,68 @@
-"""Tidy tables of scores, means with confidence intervals, and correlations with hearing loss.
+"""Tidy tables of scores, their means, and the paper's tables beside ours.
 
-The rows of a table are not independent: a listener hears several scenes with the same ears. So intervals come from a
-bootstrap that resamples whole listeners (the cluster bootstrap: A. C. Davison and D. V. Hinkley, *Bootstrap Methods
-and their Application*, 1997, section 3.8). It assumes that listeners are drawn independently from the population that
-one wants to speak of; with fewer than about ten listeners its intervals are too narrow.
+A tidy table has one row per system, scene, listener and ear, and all that is known of it. Scores that are missing stay
+in it as NaN and are left out of every mean; `describe` tells how many they are. What is inferred from such a table is
+in `inference`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.evaluation import Settings, read_scores, read_settings
+from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings
 from cadenza_lib.finetune import read_result
-from cadenza_lib.listeners import EARS, Listener, ear_table
+from cadenza_lib.inference import bootstrap_interval, bootstrap_weights, percentiles, usable
+from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table, load_listeners
+from cadenza_lib.scenes import STEMS
 
 __all__ = [
+    "ASYMMETRY_DB",
+    "PAPER_ASYMMETRIC_LISTENER",
     "PAPER_DATA_SIZE",
-    "bootstrap_interval",
-    "correlation_table",
     "data_size_table",
+    "describe",
+    "ear_columns",
+    "featured_listener",
+    "gain_table",
+    "known_columns",
+    "listeners_and_gains_db",
     "summary_table",
     "system_label",
+    "threshold_column",
+    "threshold_columns",
     "tidy_table",
 ]
+
+PAPER_ASYMMETRIC_LISTENER = "L5000"
+"""The paper's example: left ear near 40 dB HL from 500 to 2000 Hz and HAAQI 0.87, right ear above 70 and 0.22."""
+
+ASYMMETRY_DB = 15.0
+"""Difference of the pure-tone averages from which a listener counts as asymmetric, in dB; a usual clinical bound."""
 
 PAPER_DATA_SIZE = {100: 0.6766, 200: 0.6792, 300: 0.6781, 400: 0.6785, 800: 0.6796}
 """Table 1 of the paper: validation HAAQI by number of training scenes, of which the official set has 400."""
 
 _PAPER_OFFICIAL_SCENES = 400
 
-N_RESAMPLES = 2000
-CONFIDENCE = 0.95
-
 
 def system_label(settings: Settings) -> str:
-    """Return a short name of what was evaluated: the system, and whatever departs from the official chain.
+    """Return a short name of what was evaluated: its label, or the system and whatever departs from the official chain.
 
     >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
 
-    The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
-
     >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", clip=False))
     '24-0/best, no clip'
     """
-    path = Path(settings.system)
-    parts = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem]
+    if settings.label:
+        return settings.label
+    parts = [settings.name]
     if settings.mixture_weight:
-        parts.append(f"w = {settings.mixture_weight:g}")
+        parts.append(f"w = {settings.mixture_weight:g}" + " of the downmix" * (settings.mixture_into == "downmix"))
     if settings.output_level_db:
         parts.append(f"{settings.output_level_db:g} dB")
     if not settings.clip:
@@ -58,22 +70,29 @@ def system_label(settings: Settings) -> str:
     return ", ".join(parts)
 
 
-def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping[str, Listener]) -> pd.DataFrame:
+def tidy_table(
+    score_dirs: Path | str | Sequence[Path | str],
+    listeners: Mapping[str, Listener],
+    gains_db: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
     """Return one row per system, scene, listener and ear.
 
     Parameters
     ----------
     score_dirs
-        Directory of an evaluation, or several, or their `scores.csv`. A table without `settings.json` beside it, such
-        as the official recipe writes, is named after its directory.
+        Directory of an evaluation, or several, or tables of scores (`*.csv`) with the official columns. A table
+        without `settings.json` beside it, such as the challenge publishes, is named after its file, or after its
+        directory if it is called `scores.csv`.
     listeners
         The split's listeners by id.
+    gains_db
+        Gain of each stem by scene, as from `listeners_and_gains_db`.
 
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, clipped_share (NaN where unknown), and those of
-        `listeners.ear_table`.
+        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `known_columns`. NaN
+        where unknown.
 
     Raises
     ------
@@ -86,24 +105,23 @@ def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping
         raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
     tables = []
     for given in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
-        folder = Path(given).parent if Path(given).name == "scores.csv" else Path(given)
-        scores = read_scores(folder)
+        scores = read_scores(given)
+        path = Path(given) if Path(given).suffix == ".csv" else Path(given) / "scores.csv"
         if scores.empty:
-            raise CorpusError(f"{folder / 'scores.csv'} has no rows yet; let the evaluation finish.")
+            raise CorpusError(f"{path} has no rows yet; let the evaluation finish.")
         unknown = sorted(set(scores["listener"]) - set(listeners))
         if unknown:
             raise CorpusError(
-                f"{folder / 'scores.csv'} has the listener {unknown[0]!r}, who is not in this split; "
+                f"{path} has the listener {unknown[0]!r}, who is not in this split; "
                 f"give the corpus and split that were evaluated."
             )
-        label = system_label(read_settings(folder)) if (folder / "settings.json").exists() else folder.resolve().name
         for ear in EARS:
             tables.append(
                 scores[["scene", "song", "listener"]].assign(
-                    system=label,
+                    system=_label(path),
                     ear=ear,
                     haaqi=scores[f"{ear}_score"],
-                    clipped_share=scores.get(f"{ear}_clipped_share", np.nan),
+                    **{name: scores.get(f"{ear}_{name}", np.nan) for name in EAR_COLUMNS},
                 )
             )
     table = pd.concat(tables, ignore_index=True)
@@ -113,26 +131,126 @@ def tidy_table(score_dirs: Path | str | Sequence[Path | str], listeners: Mapping
         raise ParameterError(
             f"Scores called {twice!r} were given twice; name each evaluation once, and each checkpoint differently."
         )
-    table = table.merge(ear_table(listeners.values()), on=["listener", "ear"], validate="many_to_one")
-    return table[["system", "scene", "song", "listener", "ear", "haaqi", "clipped_share", *table.columns[7:]]]
+    table = known_columns(table, listeners, gains_db)
+    first = ["system", "scene", "song", "listener", "ear", "haaqi"]
+    return table[[*first, *table.columns.drop(first)]]
+
+
+def known_columns(
+    table: pd.DataFrame,
+    listeners: Mapping[str, Listener],
+    gains_db: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Add what is known of scenes and ears to a table with columns scene, song, listener and ear.
+
+    These are music, gain_vocals_db to gain_other_db (NaN without `gains_db`), the columns of `listeners.ear_table`, and
+    threshold_250_hz_db_hl and so on for each frequency that was measured in anyone (NaN where not in this listener).
+    The challenge calls a song at the ears `<music>-<head position>`; the same music from other angles is no other song
+    for any statistics, so these use `music`.
+    """
+    table = table.assign(music=table["song"].str.replace(r"-hlp_\d+$", "", regex=True))
+    for stem in STEMS:
+        gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
+        table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
+    heard = [listeners[name] for name in table["listener"].unique()]
+    thresholds = audiogram_table(heard).pivot(index=["listener", "ear"], columns="frequency", values="threshold_db_hl")
+    thresholds.columns = [threshold_column(float(frequency)) for frequency in thresholds.columns]
+    ears = ear_table(heard).merge(thresholds.reset_index(), on=["listener", "ear"])
+    return table.merge(ears, on=["listener", "ear"], validate="many_to_one")
+
+
+def threshold_column(frequency: float) -> str:
+    """Return the name of the column with the threshold at a frequency in Hz.
+
+    >>> threshold_column(500.0)
+    'threshold_500_hz_db_hl'
+    """
+    return f"threshold_{frequency:g}_hz_db_hl"
+
+
+def threshold_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns with thresholds, by frequency."""
+    return [name for name in table.columns if name.startswith("threshold_")]
+
+
+def listeners_and_gains_db(
+    corpus: str, split: str, listeners_file: str = ""
+) -> tuple[Mapping[str, Listener], Mapping[str, Mapping[str, float]]]:
+    """Return the listeners of a split by id, and the gain of each stem by scene.
+
+    Parameters
+    ----------
+    corpus, split
+        As for `demo.open_corpus`; without a corpus, "", the gains are unknown.
+    listeners_file
+        A `listeners.*.json` in the place of the split's listeners.
+
+    Raises
+    ------
+    ParameterError
+        If neither is given.
+    """
+    if not corpus and not listeners_file:
+        raise ParameterError("There are no audiograms: give the corpus that was evaluated, or a listeners file.")
+    data = open_corpus(corpus) if corpus else None
+    scenes = data.split(split).scenes if data else {}
+    gains_db = {name: data.gains[scene.gain] for name, scene in scenes.items()} if data else {}
+    if listeners_file or not data:
+        return load_listeners(listeners_file), gains_db
+    return data.split(split).listeners, gains_db
+
+
+def describe(table: pd.DataFrame) -> str:
+    """Say in one or two sentences what a tidy table holds."""
+    counts = {name: table[name].nunique() for name in ("system", "listener", "music", "scene")}
+    said = ", ".join(
+        f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
+    )
+    missing = int(table["haaqi"].isna().sum())
+    left_out = f", {missing} of them missing and left out" if missing else ""
+    return f"{said}, {len(table)} scores of ears{left_out}."
+
+
+def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:
+    """Return the listener whose two ears are compared, and a sentence about who it is.
+
+    That is `wanted` if there, else the most asymmetric one.
+    """
+    if wanted in set(table["listener"]):
+        return wanted, f"Listener {wanted}, the paper's example, is in these scores."
+    asymmetry_db = table.groupby("listener", sort=False)["asymmetry_db"].first()
+    name = str(asymmetry_db.abs().idxmax())
+    return name, (
+        f"The paper's listener {wanted} is not in these scores; shown is {name}, the most asymmetric one "
+        f"(right minus left pure-tone average {asymmetry_db[name]:+.1f} dB)."
+    )
+
+
+def ear_columns(table: pd.DataFrame, listener: str) -> pd.DataFrame:
+    """Return the two ears of a listener side by side, by system: loss in dB HL, mean HAAQI and clipped share."""
+    rows = table[table["listener"] == listener]
+    means = rows.groupby(["system", "ear"], sort=False)[["pta_db_hl", "low_db_hl", "haaqi", "clipped_share"]].mean()
+    return means.assign(n_scenes=rows.groupby(["system", "ear"], sort=False)["haaqi"].count()).reset_index()
 
 
 def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return the mean HAAQI of each system with a 95 % interval over listeners, in the order of the table.
 
-    Columns: system, n_pairs, n_listeners, haaqi, ci_low, ci_high, clipped_share.
+    Columns: system, n_pairs, n_listeners, haaqi, ci_low, ci_high, clipped_share. Missing scores are left out. One
+    listener has no interval.
     """
 
     def mean(rows: pd.DataFrame) -> float:
         return float(rows["haaqi"].mean())
 
     rows = []
-    for system, group in table.groupby("system", sort=False):
+    for system, every in table.groupby("system", sort=False):
+        group = every.dropna(subset="haaqi")
         low, high = bootstrap_interval(group, mean, seed)
         rows.append(
             {
                 "system": system,
-                "n_pairs": len(group) // len(EARS),
+                "n_pairs": len(group.drop_duplicates(["scene", "listener"])),
                 "n_listeners": group["listener"].nunique(),
                 "haaqi": mean(group),
                 "ci_low": low,
@@ -141,6 +259,30 @@ def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return mean HAAQI by the gain of each stem with 95 % intervals over listeners, by system.
+
+    The other stems of a scene have gains of their own, and few scenes have each gain: differences between neighbouring
+    gains are as much differences between songs.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: system, stem, gain_db, n_ears, n_listeners, haaqi, ci_low, ci_high. Empty where gains are unknown.
+    """
+    found = []
+    for stem in STEMS:
+        known = usable(table, [f"gain_{stem}_db"])
+        for (system, gain_db), rows in known.groupby(["system", f"gain_{stem}_db"], sort=False):
+            haaqi = rows["haaqi"].to_numpy(float)
+            resampled = [weights @ haaqi / weights.sum(1) for weights in bootstrap_weights(rows["listener"], seed)]
+            size = (len(rows), rows["listener"].nunique())
+            limits = percentiles(np.concatenate(resampled)) if size[1] > 1 else (np.nan, np.nan)
+            found.append((system, stem, gain_db, *size, haaqi.mean(), *limits))
+    columns = ["system", "stem", "gain_db", "n_ears", "n_listeners", "haaqi", "ci_low", "ci_high"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
@@ -185,53 +327,9 @@ def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
     return table
 
 
-def correlation_table(table: pd.DataFrame, predictor: str = "pta_db_hl", seed: int = 0) -> pd.DataFrame:
-    """Return Pearson's correlation of HAAQI with a column over ears, with a 95 % interval over listeners, by system.
-
-    Columns: system, predictor, n_ears (rows), n_listeners, pearson_r, ci_low, ci_high. A correlation with a constant
-    column is NaN.
-    """
-
-    def pearson(rows: pd.DataFrame) -> float:
-        x, y = rows[predictor].to_numpy(), rows["haaqi"].to_numpy()
-        if np.ptp(x) == 0 or np.ptp(y) == 0:  # rounding would leave a little of a constant minus its mean
-            return float("nan")
-        return float(np.corrcoef(x, y)[0, 1])
-
-    rows = []
-    for system, group in table.groupby("system", sort=False):
-        low, high = bootstrap_interval(group, pearson, seed)
-        rows.append(
-            {
-                "system": system,
-                "predictor": predictor,
-                "n_ears": len(group),
-                "n_listeners": group["listener"].nunique(),
-                "pearson_r": pearson(group),
-                "ci_low": low,
-                "ci_high": high,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def bootstrap_interval(
-    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic of rows when whole listeners are resampled.
-
-    With a single listener there is nothing to resample, and both limits are NaN.
-    """
-    rows_of = list(table.groupby("listener", sort=False).indices.values())
-    if len(rows_of) < 2:
-        return float("nan"), float("nan")
-    generator = np.random.default_rng(seed)
-    values = np.empty(n_resamples)
-    for index in range(n_resamples):
-        drawn = generator.integers(len(rows_of), size=len(rows_of))
-        values[index] = statistic(table.iloc[np.concatenate([rows_of[i] for i in drawn])])
-    tail = (1 - CONFIDENCE) / 2
-    if np.isnan(values).all():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+def _label(path: Path) -> str:
+    """Return what a table of scores is called."""
+    if path.name != "scores.csv":
+        return path.stem
+    folder = path.parent
+    return system_label(read_settings(folder)) if (folder / "settings.json").exists() else folder.resolve().name

@@ -6,7 +6,8 @@
     audio/     music/<Path>/<stem>.wav, hrtf/<mic>-<subject>-<angle>.wav, at_mic_music/<Path>/<stem>.wav
 
 At-ear songs are read from `audio/at_mic_music` where it has them, and are otherwise simulated from the dry song and
-the HRTFs, with the 16-bit rounding of the official generator: both ways give the same signals.
+the HRTFs, with the 16-bit rounding of the official generator: both ways give the same signals. Names on the disk may
+differ in case (`Mixture.wav`, `Train/`), and `head_positions.json` is the head positions' older name.
 """
 
 from collections.abc import Mapping
@@ -20,12 +21,17 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import read_json
+from cadenza_lib.files import find_path, read_json
 from cadenza_lib.listeners import Listener, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Scene
 
-__all__ = ["AtEarSong", "Corpus", "Split", "check_not_silent"]
+__all__ = ["SIGNALS", "AtEarSong", "Corpus", "Split", "check_not_silent", "length_on_disk", "load_songs"]
+
+SIGNALS = (*STEMS, "mixture")
+"""The files of a song, `<name>.wav` each, in the order of excerpts."""
+
+_OLD_NAMES = {"head_loudspeaker_positions.json": "head_positions.json"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class Corpus:
                 f"Corpus directory {self.root} does not exist; give the directory that holds metadata/ and audio/, "
                 f'or "demo".'
             )
-        self.metadata = self.root / "metadata"
+        self.metadata = find_path(self.root / "metadata", self.root)
         self.gains = self._load_gains()
         self.head_positions = self._load_head_positions()
         self._splits: dict[str, Split] = {}
@@ -91,7 +97,26 @@ class Corpus:
     @property
     def splits(self) -> list[str]:
         """Names of the splits that have scenes."""
-        return sorted(path.name.split(".")[1] for path in self.metadata.glob("scenes.*.json"))
+        return sorted(path.name.split(".")[1] for path in self.metadata.glob("[sS]cenes.*.json"))
+
+    def metadata_file(self, name: str) -> Path:
+        """Return the path of a file of metadata, which need not exist, as it is spelt on the disk."""
+        path = find_path(self.metadata / name, self.root)
+        old = find_path(self.metadata / _OLD_NAMES.get(name, name), self.root)
+        return old if old.exists() and not path.exists() else path
+
+    def music_folder(self, entry: dict[str, Any]) -> Path:
+        """Return the directory of a dry song by its metadata, as it is spelt on the disk."""
+        return find_path(self.root / "audio" / "music" / entry["Path"], self.root)
+
+    def at_ear_folder(self, entry: dict[str, Any]) -> Path:
+        """Return the directory of a song at the ears by its metadata, as it is spelt on the disk."""
+        return find_path(self.root / "audio" / "at_mic_music" / entry["Path"], self.root)
+
+    @property
+    def hrtf_folder(self) -> Path:
+        """Directory of the HRTFs."""
+        return find_path(self.root / "audio" / "hrtf", self.root)
 
     def split(self, name: str) -> Split:
         """Return a split whose scenes name only songs, gains, head positions and listeners that exist.
@@ -132,7 +157,7 @@ class Corpus:
     def song_length(self, split: Split, scene: Scene) -> int:
         """Return the length of a scene's song in samples, by its header alone where it lies on disk."""
         folder = self._stored_at_ears(split, scene)
-        return _length(folder) if folder else self._dry_length(split.songs[scene.music])
+        return length_on_disk(folder) if folder else self._dry_length(split.songs[scene.music])
 
     def has_at_ear_audio(self, split: Split, scene: Scene) -> bool:
         """Tell whether the song of a scene lies on disk as it sounds at the ears."""
@@ -194,7 +219,7 @@ class Corpus:
             stems, mixture = heard[:-1], heard[-1]
         else:
             raise CorpusError(
-                f"{self._at_ear_folder(split.at_ear_songs[name])} does not exist, and {split.name!r} has no dry song "
+                f"{self.at_ear_folder(split.at_ear_songs[name])} does not exist, and {split.name!r} has no dry song "
                 f"to simulate it from; unpack the at-ear audio."
             )
         check_not_silent(mixture, name)
@@ -202,32 +227,28 @@ class Corpus:
 
     def _read_song(self, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Read a dry song by its metadata; the demo corpus renders it instead."""
-        return _read_stems(self.root / "audio" / "music" / entry["Path"])
+        return _read_stems(self.music_folder(entry))
 
     def _read_dry_excerpt(self, entry: dict[str, Any], start: int, stop: int) -> Tensor:
         """Read part of a dry song by its metadata; the demo corpus renders it instead."""
-        return _read_excerpt(self.root / "audio" / "music" / entry["Path"], start, stop)
+        return _read_excerpt(self.music_folder(entry), start, stop)
 
     def _dry_length(self, entry: dict[str, Any]) -> int:
         """Return the length of a dry song in samples; the demo corpus renders it instead."""
-        return _length(self.root / "audio" / "music" / entry["Path"])
+        return length_on_disk(self.music_folder(entry))
 
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
         """Read the HRTFs of a head position; the demo corpus computes them instead."""
-        folder = self.root / "audio" / "hrtf"
-        return load_hrtf(folder, position.mic, position.subject, position.left_angle, position.right_angle)
+        return load_hrtf(self.hrtf_folder, position.mic, position.subject, position.left_angle, position.right_angle)
 
     def _stored_at_ears(self, split: Split, scene: Scene) -> Path | None:
         """Return the directory of a scene's song at the ears, None if it is not on disk and must be simulated."""
         entry = split.at_ear_songs.get(scene.at_ear_song)
-        folder = None if entry is None else self._at_ear_folder(entry)
+        folder = None if entry is None else self.at_ear_folder(entry)
         return folder if folder is not None and folder.is_dir() else None
 
-    def _at_ear_folder(self, entry: dict[str, Any]) -> Path:
-        return self.root / "audio" / "at_mic_music" / entry["Path"]
-
     def _load_gains(self) -> dict[str, dict[str, float]]:
-        path = self.metadata / "gains.json"
+        path = self.metadata_file("gains.json")
         gains = _read_object(path)
         for name, entry in gains.items():
             for stem in STEMS:
@@ -239,7 +260,7 @@ class Corpus:
         return gains
 
     def _load_head_positions(self) -> dict[str, HeadPosition]:
-        path = self.metadata / "head_loudspeaker_positions.json"
+        path = self.metadata_file("head_loudspeaker_positions.json")
         positions = {}
         for name, entry in _read_object(path).items():
             try:
@@ -253,11 +274,11 @@ class Corpus:
         return positions
 
     def _load_split(self, name: str) -> Split:
-        listeners = load_listeners(self.metadata / f"listeners.{name}.json")
-        songs = self._load_songs(self.metadata / f"musdb18.{name}.json")
-        at_ear_songs = self._load_songs(self.metadata / f"at_mic_music.{name}.json")
+        listeners = load_listeners(self.metadata_file(f"listeners.{name}.json"))
+        songs = load_songs(self.metadata_file(f"musdb18.{name}.json"))
+        at_ear_songs = load_songs(self.metadata_file(f"at_mic_music.{name}.json"))
 
-        path = self.metadata / f"scenes.{name}.json"
+        path = self.metadata_file(f"scenes.{name}.json")
         scenes = {}
         for scene_id, entry in _read_object(path).items():
             try:
@@ -273,7 +294,7 @@ class Corpus:
                 self._check_can_simulate(scene, songs, f"{path}: {scene_id}")
             scenes[scene_id] = scene
 
-        path = self.metadata / f"scene_listeners.{name}.json"
+        path = self.metadata_file(f"scene_listeners.{name}.json")
         scene_listeners = _read_object(path)
         for scene_id, names in scene_listeners.items():
             if scene_id not in scenes:
@@ -286,26 +307,6 @@ class Corpus:
                     f"{path}: {scene_id} names the listener {unknown[0]!r}, which listeners.{name}.json does not have."
                 )
         return Split(name, scenes, scene_listeners, listeners, songs, at_ear_songs)
-
-    def _load_songs(self, path: Path) -> dict[str, dict[str, Any]]:
-        """Return the songs of a metadata file by name, none if it does not exist."""
-        if not path.exists():
-            return {}
-        content = read_json(path)
-        entries = list(content.values()) if isinstance(content, dict) else content
-        if not isinstance(entries, list):
-            raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
-        for entry in entries:
-            if not isinstance(entry, dict) or not all(
-                isinstance(entry.get(key), str) for key in ("Track Name", "Path")
-            ):
-                raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
-            parts = Path(entry["Path"]).parts
-            if Path(entry["Path"]).is_absolute() or ".." in parts:
-                raise CorpusError(
-                    f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it."
-                )
-        return {entry["Track Name"]: entry for entry in entries}
 
     def _check_can_simulate(self, scene: Scene, songs: dict[str, dict[str, Any]], where: str) -> None:
         if scene.music not in songs:
@@ -329,6 +330,34 @@ def check_not_silent(signal: Tensor, name: str) -> None:
         raise AudioError(f"{name} is silent in at least one channel, so its level is undefined; leave it out.")
 
 
+def load_songs(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the songs of a metadata file by name, none if it does not exist.
+
+    Raises
+    ------
+    CorpusError
+        If the file is not a list or an object of songs, or names one twice.
+    """
+    if not path.exists():
+        return {}
+    content = read_json(path)
+    entries = list(content.values()) if isinstance(content, dict) else content
+    if not isinstance(entries, list):
+        raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
+    for entry in entries:
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("Track Name", "Path")):
+            raise CorpusError(f'{path} holds {entry!r}; each song needs a "Track Name" and a "Path".')
+        parts = Path(entry["Path"]).parts
+        if Path(entry["Path"]).is_absolute() or ".." in parts:
+            raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
+    songs = {entry["Track Name"]: entry for entry in entries}
+    if len(songs) < len(entries):
+        names = [entry["Track Name"] for entry in entries]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CorpusError(f"{path} names the song {twice!r} more than once; keep one, or name the others otherwise.")
+    return songs
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict) or not content:
@@ -338,7 +367,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _read_stems(folder: Path) -> tuple[Tensor, Tensor]:
     """Read the four stems and the mixture of a song, and check that they have one length."""
-    signals = {name: read_audio(folder / f"{name}.wav", SAMPLE_RATE) for name in (*STEMS, "mixture")}
+    signals = {name: read_audio(find_path(folder / f"{name}.wav", folder), SAMPLE_RATE) for name in SIGNALS}
     length = signals["mixture"].shape[-1]
     for name, signal in signals.items():
         if signal.shape[-1] != length:
@@ -351,7 +380,7 @@ def _read_stems(folder: Path) -> tuple[Tensor, Tensor]:
 
 def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
     """Read samples `start` to `stop` of the four stems and the mixture, `(stem + 1, channel, time)`."""
-    files = [folder / f"{name}.wav" for name in (*STEMS, "mixture")]
+    files = [find_path(folder / f"{name}.wav", folder) for name in SIGNALS]
     signals = [read_audio(file, SAMPLE_RATE, start=start, stop=stop) for file in files]
     for file, signal in zip(files, signals, strict=True):
         if signal.shape[-1] != stop - start:
@@ -359,9 +388,9 @@ def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
     return torch.stack(signals)
 
 
-def _length(folder: Path) -> int:
+def length_on_disk(folder: Path) -> int:
     """Return the length of a song in samples, by the header of its mixture."""
-    path = folder / "mixture.wav"
+    path = find_path(folder / "mixture.wav", folder)
     try:
         return int(soundfile.info(path).frames)
     except (soundfile.LibsndfileError, OSError) as error:

@@ -2,40 +2,51 @@
 
 Enhancing and scoring follow the official recipe step by step: fuse, gain, downmix, normalise, amplify, output stage;
 the reference is the same remix of the true stems after amplification. A score equals the recipe's, noise included:
-numpy's legacy generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
+the generator is seeded with the scene before the left ear, and the right ear goes on with the same stream.
 """
 
 import contextlib
-import csv
+import functools
 import itertools
-import os
-from collections.abc import Iterator, Sequence
+import pickle
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
+from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.executors import core_count, processes
+from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
-from cadenza_lib.fusion import fuse
-from cadenza_lib.haaqi import compute_haaqi
+from cadenza_lib.fusion import ModelWeights, fuse
+from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
+from cadenza_lib.loudness import integrated_loudness
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair, legacy_seed
 from cadenza_lib.separation import Separator
 
 __all__ = [
     "COLUMNS",
+    "EAR_COLUMNS",
     "HAAQI_SAMPLE_RATE",
+    "MIXTURE_PLACES",
     "OFFICIAL_COLUMNS",
+    "PairReference",
     "PairScore",
     "Settings",
+    "claim",
     "enhance",
     "evaluate",
     "read_scores",
@@ -50,11 +61,20 @@ HAAQI_SAMPLE_RATE = 24000
 PRESENTATION_LEVEL_DB_SPL = 65.0
 """Level at which the reference remix, before amplification, is presented to each ear."""
 
+MIXTURE_PLACES = ("stems", "downmix")
+"""What the mixture can be mixed into, see `fusion`."""
+
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")
 """Columns of the recipe's `scores.csv`."""
 
-COLUMNS = (*OFFICIAL_COLUMNS, "left_clipped_share", "right_clipped_share")
-"""Columns of ours: the official ones, then the share of samples that the output stage clipped."""
+EAR_COLUMNS = ("clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum")
+"""What is known of each ear beside its score: share of samples that the output stage clipped, loudness of its output,
+and the four features that HAAQI is made of (see `haaqi.Components`)."""
+
+COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for ear in EARS))
+"""Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
+
+SettingsType = TypeVar("SettingsType")
 
 
 @dataclass(frozen=True)
@@ -63,23 +83,52 @@ class Settings:
 
     corpus: str  # "demo" or the absolute path
     split: str
-    system: str  # name or absolute path of the separator
-    mixture_weight: float = 0.0  # share of the mixture in each stem, see `fusion`
+    system: str | tuple[str, ...]  # name or absolute path of the separator, or of several that are fused
+    mixture_weight: float = 0.0  # share of the mixture, see `fusion`
     output_level_db: float = 0.0  # gain before the clip; 0 is official
     clip: bool = True  # clip and round to 16 bits, as is official
+    mixture_into: str = "stems"  # or "downmix", see `fusion`
+    model_weights: ModelWeights | None = None  # of several separators, None: equal
+    label: str = ""  # what tables call it, by default a name made of the rest
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists, which JSON and notebooks have, so that settings compare."""
+        object.__setattr__(self, "system", as_tuples(self.system))
+        object.__setattr__(self, "model_weights", as_tuples(self.model_weights))
+
+    @property
+    def name(self) -> str:
+        """What is evaluated: the label, or else the separators without their directories.
+
+        The checkpoints of all fine-tuning runs have the same two names, so the run's directory tells them apart.
+        """
+        paths = [Path(system) for system in ([self.system] if isinstance(self.system, str) else self.system)]
+        names = [f"{path.parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem for path in paths]
+        return self.label or " + ".join(names)
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """HAAQI of one scene-listener pair, `(left, right)`, and what the output stage clipped."""
+    """HAAQI of one scene-listener pair and what it is made of; each field is `(left, right)`."""
 
-    haaqi: tuple[float, float]
+    components: tuple[Components, Components]
     clipped_share: tuple[float, float]
+    loudness_lufs: tuple[float, float]
+
+    @property
+    def haaqi(self) -> tuple[float, float]:
+        """The score of each ear."""
+        return self.components[0].score, self.components[1].score
 
     @property
     def mean(self) -> float:
         """The score of the pair: the mean of both ears."""
         return float(np.mean(self.haaqi))
+
+    def values(self) -> tuple[float, ...]:
+        """Return the scores and `EAR_COLUMNS` in the order of `COLUMNS`, from left_score on."""
+        features = [getattr(part, name) for name in EAR_COLUMNS[2:] for part in self.components]
+        return (*self.haaqi, self.mean, *self.clipped_share, *self.loudness_lufs, *features)
 
 
 def enhance(
@@ -90,9 +139,20 @@ def enhance(
     mixture_weight: float = 0.0,
     output_level_db: float = 0.0,
     clip: bool = True,
+    mixture_into: str = "stems",
 ) -> Output:
-    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`."""
-    remixed = remix(fuse([stems], song.mixture, mixture_weight=mixture_weight), gains_db, song.mixture)
+    """Return what the listener's hearing aids play, from estimated stems `(stem, channel, time)`.
+
+    Raises
+    ------
+    ParameterError
+        If a weight or level lies outside its bounds, or the mixture is to go elsewhere than into stems or downmix.
+    """
+    if mixture_into not in MIXTURE_PLACES:
+        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    into_stems = mixture_into == "stems"
+    stems = fuse([stems], song.mixture, mixture_weight=mixture_weight if into_stems else 0.0)
+    remixed = remix(stems, gains_db, song.mixture, mixture_weight=0.0 if into_stems else mixture_weight)
     return finish(amplify(remixed, listener_firs(listener)), output_level_db, clip)
 
 
@@ -109,39 +169,62 @@ def reference_remix(song: AtEarSong, gains_db: Tensor) -> Tensor:
     return remixed
 
 
-def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
-    """Return HAAQI of an enhanced signal against the reference remix of its scene, as the recipe computes it.
+class PairReference:
+    """What all outputs of a pair are compared with; what depends on the reference alone is computed once.
 
     Parameters
     ----------
-    output
-        What `finish` returned.
     reference
         What `reference_remix` returned, `(ear, time)`.
     listener
         Whose ears listen.
     scene
         Id of the scene, which seeds the noise of the ear model.
+    keep
+        Whether to keep what is computed, 9 MB for each second and ear, for further outputs.
     """
-    amplified = amplify(reference, listener_firs(listener)).numpy()
-    haaqi = []
-    with _legacy_seed(legacy_seed(scene)):
-        for index, ear in enumerate(EARS):
-            rms = float(reference[index].square().mean().sqrt())
-            haaqi.append(
-                float(
-                    compute_haaqi(
-                        processed_signal=resample(output.signal[index], OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        reference_signal=resample(amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-                        processed_sample_rate=HAAQI_SAMPLE_RATE,
-                        reference_sample_rate=HAAQI_SAMPLE_RATE,
-                        audiogram=ear_audiogram(listener, ear),
-                        equalisation=2,  # NAL-R is already in the reference
-                        level1=PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms),
-                    )
-                )
-            )
-    return PairScore((haaqi[0], haaqi[1]), (float(output.clipped_share[0]), float(output.clipped_share[1])))
+
+    def __init__(self, reference: Tensor, listener: Listener, scene: str, keep: bool = True) -> None:
+        self._keep = keep
+        self._amplified = amplify(reference, listener_firs(listener)).numpy()
+        rms = reference.square().mean(-1).sqrt().numpy()
+        self._level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)
+        self._listener = listener
+        self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
+        self._right: HaaqiReference | None = None
+
+    def score(self, output: Output) -> PairScore:
+        """Return HAAQI of what `finish` returned, as the recipe computes it."""
+        left, right = (resample(signal, OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in output.signal)
+        components = [self._left.components(left, HAAQI_SAMPLE_RATE)]
+        if self._right is None:
+            # How much noise the left ear takes depends on the reference and the length, so any output will do.
+            stream = np.random.RandomState()
+            stream.set_state(self._left.state_after())
+            self._right = self._ear(1, stream)
+        components.append(self._right.components(right, HAAQI_SAMPLE_RATE))
+        loudness_lufs = integrated_loudness(torch.from_numpy(output.signal)[:, None], OUTPUT_SAMPLE_RATE)
+        return PairScore(
+            (components[0], components[1]),
+            (float(output.clipped_share[0]), float(output.clipped_share[1])),
+            (float(loudness_lufs[0]), float(loudness_lufs[1])),
+        )
+
+    def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
+        return HaaqiReference(
+            resample(self._amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            HAAQI_SAMPLE_RATE,
+            ear_audiogram(self._listener, EARS[index]),
+            equalisation=2,  # NAL-R is already in the reference
+            level1=float(self._level1[index]),
+            seed=stream,
+            keep=self._keep,
+        )
+
+
+def score(output: Output, reference: Tensor, listener: Listener, scene: str) -> PairScore:
+    """Return HAAQI of one enhanced signal; the arguments are those of `PairReference` and its `score`."""
+    return PairReference(reference, listener, scene, keep=False).score(output)
 
 
 def evaluate(
@@ -151,11 +234,30 @@ def evaluate(
     pairs: Sequence[Pair],
     out_dir: Path | str,
     progress: bool = True,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """Enhance and score pairs; write the signals, `scores.csv` and `settings.json` to `out_dir`.
 
     Pairs that `scores.csv` already has are not computed again. A row is written as soon as it is known, so a run that
-    is stopped loses at most the pair it was working on.
+    is stopped loses at most the pair that it was working on; with several processes, those of one song in each.
+
+    Parameters
+    ----------
+    corpus
+        Where the songs are.
+    separator
+        Estimates their stems, once for each song at the ears.
+    settings
+        What decides the scores, beside the pairs.
+    pairs
+        What to score.
+    out_dir
+        Directory for the results.
+    progress
+        Whether to show a progress bar.
+    jobs
+        Processes that share out the songs, but not more than there are cores for this process; 1: this process. With
+        more, the separator must come from `separation.load`.
 
     Returns
     -------
@@ -165,7 +267,8 @@ def evaluate(
     Raises
     ------
     ParameterError
-        If `out_dir` cannot be written, or holds scores of other settings.
+        If `out_dir` cannot be written, or holds scores of other settings, or the separator cannot be handed to other
+        processes.
     CorpusError, AudioError
         If the data cannot be used.
     """
@@ -174,117 +277,154 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    _claim(out_dir, settings)
+    claim(out_dir / "settings.json", settings)
     scores_path = out_dir / "scores.csv"
-    known = _repair(scores_path)
-    missing = [pair for pair in pairs if (pair.scene, pair.listener) not in known]
-
-    bar = tqdm(
-        total=len(pairs), initial=len(pairs) - len(missing), desc=settings.system, unit="pair", disable=not progress
+    known = _known_pairs(scores_path)
+    by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
+    for pair in pairs:
+        if (pair.scene, pair.listener) not in known:
+            by_song.setdefault(split.scenes[pair.scene].at_ear_song, []).append(pair)
+    n_missing = sum(map(len, by_song.values()))
+    groups = list(by_song.values())
+    jobs = min(jobs, core_count(), max(1, len(groups)))
+    rows = (
+        (row for group in groups for row in _rows(corpus, separator, settings, out_dir, group))
+        if jobs == 1
+        else _rows_of_processes(jobs, corpus, separator, settings, out_dir, groups)
     )
-    with bar:
-        for song_name, same_song in itertools.groupby(missing, key=lambda pair: split.scenes[pair.scene].at_ear_song):
-            group = list(same_song)
-            song = corpus.at_ear_song(split, split.scenes[group[0].scene])
-            stems = separator(song)  # once for all listeners of the scene
-            for pair in group:
-                gains_db = corpus.gains_db(split.scenes[pair.scene])
-                listener = split.listeners[pair.listener]
-                output = enhance(
-                    song,
-                    stems,
-                    gains_db,
-                    listener,
-                    settings.mixture_weight,
-                    settings.output_level_db,
-                    settings.clip,
-                )
-                save_output(output, out_dir / "enhanced_signals" / f"{pair.scene}_{pair.listener}_remix")
-                result = score(output, reference_remix(song, gains_db), listener, pair.scene)
-                row = (pair.scene, song_name, pair.listener, *result.haaqi, result.mean, *result.clipped_share)
-                _append(scores_path, row)
-                bar.update()
+    bar = tqdm(total=len(pairs), initial=len(pairs) - n_missing, desc=settings.name, unit="pair", disable=not progress)
+    with bar, contextlib.closing(rows):
+        for row in rows:
+            append_row(scores_path, row)
+            bar.update()
 
     scores = read_scores(out_dir).set_index(["scene", "listener"])
     wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
     return scores.loc[wanted].reset_index()[list(COLUMNS)]
 
 
-def read_scores(out_dir: Path | str) -> pd.DataFrame:
-    """Read the `scores.csv` of an evaluation.
+_Row = tuple[object, ...]
+
+
+def _rows(
+    corpus: Corpus, separator: Separator, settings: Settings, out_dir: Path, pairs: Sequence[Pair]
+) -> Generator[_Row, None, None]:
+    """Yield the rows of pairs that share a song at the ears, and write what their listeners hear."""
+    split = corpus.split(settings.split)
+    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene])
+    stems = separator(song)
+    for scene, same_scene in itertools.groupby(pairs, key=lambda pair: pair.scene):
+        gains_db = corpus.gains_db(split.scenes[scene])
+        reference = reference_remix(song, gains_db)
+        for pair in same_scene:
+            listener = split.listeners[pair.listener]
+            how = (settings.mixture_weight, settings.output_level_db, settings.clip, settings.mixture_into)
+            output = enhance(song, stems, gains_db, listener, *how)
+            save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
+            result = score(output, reference, listener, scene)
+            yield scene, song.name, pair.listener, *result.values()
+
+
+def _rows_of_processes(
+    jobs: int,
+    corpus: Corpus,
+    separator: Separator,
+    settings: Settings,
+    out_dir: Path,
+    groups: Sequence[Sequence[Pair]],
+) -> Generator[_Row, None, None]:
+    """Yield the rows of groups of pairs as processes find them."""
+    try:
+        pickle.dumps(separator)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ParameterError(
+            f"The separator {settings.name!r} lives in this process alone ({error}); evaluate with jobs = 1."
+        ) from error
+    with processes(jobs, _start_process, (corpus.name, separator, settings, out_dir)) as pool:
+        futures = [pool.submit(_rows_of_group, group) for group in groups]
+        for future in as_completed(futures):
+            try:
+                rows = future.result()
+            except BrokenProcessPool as error:
+                raise ParameterError(
+                    f"One of {jobs} jobs died, perhaps for lack of memory; evaluate again with fewer, which goes on."
+                ) from error
+            yield from rows
+
+
+_process: dict[str, Callable[[Sequence[Pair]], Iterator[_Row]]] = {}  # what a process of `evaluate` does
+
+
+def _start_process(corpus: str, separator: Separator, settings: Settings, out_dir: Path) -> None:
+    """Open the corpus once for all groups; the separator has been loaded on the way here."""
+    torch.set_num_threads(core_count())  # which has been imported on the way, too late for the environment
+    _process["rows"] = functools.partial(_rows, open_corpus(corpus), separator, settings, out_dir)
+
+
+def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
+    return list(_process["rows"](pairs))
+
+
+def read_scores(path: Path | str) -> pd.DataFrame:
+    """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
 
     Raises
     ------
     CorpusError
         If the file is missing, or is not a table with the official columns.
     """
-    path = Path(out_dir) / "scores.csv"
+    path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     try:
-        scores = pd.read_csv(path, dtype={"scene": str, "song": str, "listener": str})
+        scores = pd.read_csv(path, dtype=str)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
     missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
     if missing:
         raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in ("left_score", "right_score", "score"):
-        if not pd.api.types.is_numeric_dtype(scores[column]) and not scores.empty:
-            raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.")
+    for column in COLUMNS[3:]:
+        if column in scores:
+            try:
+                scores[column] = scores[column].astype(float)  # what was written, to the last bit
+            except ValueError as error:
+                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
     return scores
 
 
 def read_settings(out_dir: Path | str) -> Settings:
     """Read the settings that the scores in `out_dir` were computed with."""
-    path = Path(out_dir) / "settings.json"
+    return _read_settings(Path(out_dir) / "settings.json", Settings)
+
+
+def claim(path: Path, settings: Any) -> None:
+    """Mark a directory as that of these settings, a dataclass, by a JSON file in it, or refuse if it is another's.
+
+    Raises
+    ------
+    ParameterError
+        If the file holds other settings.
+    """
+    if not path.exists():
+        write_json(path, asdict(settings))
+        return
+    found, wanted = asdict(_read_settings(path, type(settings))), asdict(settings)
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise ParameterError(
+                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
+            )
+
+
+def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
-        return Settings(**read_json(path))
+        return kind(**read_json(path))
     except TypeError as error:
         raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
 
 
-def _claim(out_dir: Path, settings: Settings) -> None:
-    """Mark a directory as that of these settings, or refuse if it is another's."""
-    path = out_dir / "settings.json"
-    if not path.exists():
-        write_json(path, asdict(settings))
-        return
-    found, wanted = asdict(read_settings(out_dir)), asdict(settings)
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ParameterError(
-                f"{out_dir} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
-            )
-
-
-def _repair(path: Path) -> set[tuple[str, str]]:
-    """Return the pairs in a table of scores, after cutting off a last line that was torn when the run was stopped."""
-    if not path.exists():
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
-        with path.open("r+b") as torn:
-            torn.truncate(complete)
+def _known_pairs(path: Path) -> set[tuple[str, str]]:
+    """Return the pairs in a table of scores, which is repaired or begun."""
+    repair_table(path, COLUMNS)
     scores = read_scores(path.parent)
     return set(zip(scores["scene"], scores["listener"], strict=True))
-
-
-def _append(path: Path, row: Sequence[object]) -> None:
-    """Append one row to a CSV file and see it on the disk."""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(row)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextlib.contextmanager
-def _legacy_seed(seed: int) -> Iterator[None]:
-    """Seed numpy's legacy generator, which HAAQI draws its noise from, and restore its state afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)

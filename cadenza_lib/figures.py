@@ -1,13 +1,18 @@
 """Figures: each takes a tidy table and axes, draws, and returns the axes; `save` writes the picture and its data.
 
-Ears follow the clinical convention everywhere: the left is blue with crosses, the right red with circles.
+Ears follow the clinical convention everywhere: the left is blue with crosses, the right red with circles. Where there
+is not enough to draw, the figure says so. The figures of HAAQI and its listeners are in `listener_figures`.
 """
 
+import json
+import textwrap
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
@@ -15,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from cadenza_lib.files import atomic_path
+from cadenza_lib.inference import obstacle, regression_line, usable
 from cadenza_lib.listeners import EARS
 
 __all__ = [
@@ -25,10 +31,14 @@ __all__ = [
     "hrtf_magnitude",
     "insertion_gain",
     "loss_curves",
+    "mixture_weights",
+    "not_enough_data",
+    "regression",
     "save",
     "spectra",
     "stem_levels",
     "style",
+    "ternary",
 ]
 
 EAR_STYLE: dict[str, dict[str, Any]] = {
@@ -59,6 +69,9 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
     title
         Of the axes; the number of listeners is added.
     """
+    axes.set_title(f"{title} (n = {table['listener'].nunique()})")
+    if table.empty:
+        return not_enough_data(axes, "no audiogram")
     for ear in EARS:
         rows = table[table["ear"] == ear]
         look = EAR_STYLE[ear]
@@ -78,7 +91,6 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
     axes.set_xlim(110, 9000)
     axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
     axes.set_ylabel("Hearing threshold (dB HL)")
-    axes.set_title(f"{title} (n = {table['listener'].nunique()})")
     axes.legend(loc="lower left")
     return axes
 
@@ -95,17 +107,50 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     title
         Of the axes; by default the system and the number of ears.
     """
+    known = usable(table, ["pta_db_hl"])
+    name = ", ".join(map(str, table["system"].unique()))
+    axes.set_title(title if title is not None else f"{name} ({len(known)} ears)")
+    if known.empty:
+        return not_enough_data(axes, obstacle(known, ["pta_db_hl"]))
     for ear in EARS:
-        rows = table[table["ear"] == ear]
+        rows = known[known["ear"] == ear]
         axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
-    if table["pta_db_hl"].nunique() > 2 and table["listener"].nunique() > 2:
-        sns.regplot(
-            data=table, x="pta_db_hl", y="haaqi", units="listener", seed=0, scatter=False, color="0.35", ax=axes
-        )
+    regression(known, axes, "0.35")
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("Pure-tone average 0.5-4 kHz (dB HL)")
     axes.set_ylabel("HAAQI")
-    axes.set_title(title if title is not None else f"{table['system'].iloc[0]} ({len(table)} ears)")
+    return axes
+
+
+def regression(table: pd.DataFrame, axes: Axes, color: str, label: str | None = None) -> Axes:
+    """Draw the regression of HAAQI on the pure-tone average and its 95 % band over listeners, or say why not.
+
+    Parameters
+    ----------
+    table
+        Columns: listener, pta_db_hl, haaqi.
+    axes
+        To draw into.
+    color, label
+        Of the line.
+    """
+    line = regression_line(table)
+    if line.empty:
+        why = f"no line: {obstacle(usable(table, ['pta_db_hl']), ['pta_db_hl'])}"
+        axes.text(0.02, 0.02, why, transform=axes.transAxes, fontsize=7, color="0.35")
+        return axes
+    axes.plot(line["pta_db_hl"], line["haaqi"], color=color, label=label)
+    axes.fill_between(line["pta_db_hl"], line["ci_low"], line["ci_high"], color=color, alpha=0.2, linewidth=0)
+    return axes
+
+
+def not_enough_data(axes: Axes, why: str) -> Axes:
+    """Write into empty axes why nothing is drawn."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    said = why if why.startswith("not enough data") else f"not enough data: {why}"
+    text = "\n".join(textwrap.wrap(said, 32))
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
     return axes
 
 
@@ -253,6 +298,63 @@ def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str
     axes.set_xlabel("Training scenes / official scenes")
     axes.set_ylabel("Validation HAAQI")
     axes.set_title(title if title is not None else "Size of the training set")
+    return axes
+
+
+def mixture_weights(table: pd.DataFrame, axes: Axes, title: str = "Share of the mixture") -> Axes:
+    """Draw HAAQI against the mixture weight with its 95 % band over listeners, and mark the highest mean.
+
+    Parameters
+    ----------
+    table
+        As from `comparisons.compare`: mixture_weight, haaqi, ci_low, ci_high.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    rows = table.sort_values("mixture_weight")
+    best = rows.iloc[int(rows["haaqi"].argmax())]
+    axes.fill_between(rows["mixture_weight"], rows["ci_low"], rows["ci_high"], color="#0173b2", alpha=0.2, lw=0)
+    axes.plot(rows["mixture_weight"], rows["haaqi"], "o-", color="#0173b2", label="mean and 95 % interval")
+    label = f"highest: {best['haaqi']:.4f} at {best['mixture_weight']:g}"
+    axes.plot(best["mixture_weight"], best["haaqi"], "*", color="#de8f05", markersize=15, label=label)
+    axes.set_xlabel("Mixture weight w")
+    axes.set_ylabel("HAAQI")
+    axes.set_title(title)
+    axes.legend()
+    return axes
+
+
+def ternary(table: pd.DataFrame, names: Sequence[str], axes: Axes, title: str = "Model weights") -> Axes:
+    """Draw HAAQI over the weights of three models: each corner is one model alone, and the highest is marked.
+
+    Parameters
+    ----------
+    table
+        As from `comparisons.compare`: model_weights (JSON of three numbers), haaqi.
+    names
+        Of the three models.
+    axes
+        To draw into.
+    title
+        Of the axes.
+    """
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
+    points = np.array([json.loads(text) for text in table["model_weights"]]) @ corners
+    haaqi = table["haaqi"].to_numpy()
+    axes.fill(*corners.T, facecolor="none", edgecolor="0.6")
+    marks = axes.scatter(points[:, 0], points[:, 1], c=haaqi, s=260, cmap="cividis", zorder=2)
+    best = int(haaqi.argmax())
+    axes.plot(*points[best], "*", color="white", markeredgecolor="black", markersize=13, zorder=3)
+    for name, corner, shift in zip(names, corners, ((0, -0.13), (0, -0.13), (0, 0.09)), strict=True):
+        axes.text(corner[0] + shift[0], corner[1] + shift[1], name, ha="center", va="center")
+    axes.figure.colorbar(marks, ax=axes, label="HAAQI")
+    axes.set_xlim(-0.3, 1.3)
+    axes.set_ylim(-0.25, 1.05)
+    axes.set_aspect("equal")
+    axes.set_axis_off()
+    axes.set_title(f"{title}: highest {haaqi[best]:.4f}")
     return axes
 
 

@@ -1,17 +1,35 @@
-"""Files that are either complete or absent, and JSON with errors a person can act on."""
+"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on."""
 
+import csv
 import json
+import logging
 import os
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
-__all__ = ["DATA", "atomic_path", "make_directory", "read_json", "write_json"]
+if sys.platform != "win32":  # which has no such locks: there, do not start a study twice
+    import fcntl
 
+__all__ = [
+    "DATA",
+    "append_row",
+    "as_tuples",
+    "atomic_path",
+    "find_path",
+    "locked",
+    "make_directory",
+    "read_json",
+    "repair_table",
+    "write_json",
+]
+
+_LOGGER = logging.getLogger(__name__)
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
@@ -36,6 +54,29 @@ def make_directory(path: Path | str) -> Path:
             f"Output directory {path} cannot be written ({error.strerror}); choose another."
         ) from error
     return path
+
+
+def find_path(path: Path, root: Path) -> Path:
+    """Return a path below `root` as it is spelt on the disk, where only the case of its names may differ.
+
+    Returns
+    -------
+    Path
+        `path` itself if it exists, or if nothing else does.
+    """
+    if path.exists():
+        return path
+    found = root
+    for name in path.relative_to(root).parts:
+        exact = found / name
+        try:
+            others = (
+                [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
+            )
+        except OSError:
+            return path
+        found = others[0] if others else exact
+    return found if found.exists() else path
 
 
 @contextmanager
@@ -64,6 +105,67 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path | str) -> Iterator[int]:
+    """Hold the lock of a file, which is created if need be, and yield its descriptor; wait while another holds it.
+
+    The lock ends with the block, or with the process, however it dies. A child that inherits the descriptor holds it
+    too: then the lock ends when both have.
+
+    Raises
+    ------
+    ParameterError
+        If the file cannot be written, or its file system has no locks.
+    """
+    path = Path(path)
+    try:
+        file = path.open("ab")  # network file systems want it writable
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be written ({error.strerror}); choose another directory.") from error
+    with file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                _LOGGER.warning("%s is in use by another process; waiting until it is done.", path)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise ParameterError(
+                    f"{path} lies on a file system without locks ({error.strerror}); choose another directory."
+                ) from error
+        yield file.fileno()
+
+
+def repair_table(path: Path, columns: Sequence[str]) -> None:
+    """Make a CSV file ready for `append_row`: begin it, or cut off a last line that was torn when a run was stopped.
+
+    Raises
+    ------
+    ParameterError
+        If the file has other columns.
+    """
+    if not path.exists():
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(columns)
+    content = path.read_bytes()
+    complete = content.rfind(b"\n") + 1
+    if complete < len(content):
+        with path.open("r+b") as torn:
+            torn.truncate(complete)
+    with path.open(newline="", encoding="utf-8") as file:
+        header = next(csv.reader(file), [])
+    if header != list(columns):
+        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
+
+
+def append_row(path: Path, row: Sequence[object]) -> None:
+    """Append one row to a CSV file and see it on the disk."""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file.
 
@@ -87,7 +189,13 @@ def read_json(path: Path | str) -> Any:
         raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
-def write_json(path: Path | str, content: Any) -> None:
-    """Write `content` as JSON, completely or not at all."""
+def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
+    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts."""
+    text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def as_tuples(value: Any) -> Any:
+    """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
+    return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value

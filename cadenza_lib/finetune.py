@@ -209,7 +209,7 @@ class _Run:
         for number, micro in enumerate(micro_batches, 1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(micro_batches)):
                 estimate = separate_segments(self.network, self.order, micro.mixture, self.model)
-                loss, parts = self.loss(estimate, micro.stems, micro.gains_db, micro.mixture, micro.firs)
+                loss, parts = self._loss_of(estimate, micro)
                 weight = len(micro) / len(batch)
                 self.fabric.backward(loss * weight)
             sums += weight * torch.stack([loss, *parts.values()]).detach()
@@ -237,6 +237,9 @@ class _Run:
             "learning_rate": rate,
         }
 
+    def _loss_of(self, estimate: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.loss(estimate, batch.stems, batch.gains_db, batch.mixture, batch.firs, batch.listeners)
+
     def _validate(self) -> dict[str, Any]:
         """Return loss and HAAQI of the averaged weights on the validation split."""
         self.averaged.eval()
@@ -246,7 +249,7 @@ class _Run:
             for place in places:
                 batch = self.valid_segments.batch(0, [place])
                 estimate = separate_segments(self.averaged, self.order, batch.mixture)
-                loss, _ = self.loss(estimate, batch.stems, batch.gains_db, batch.mixture, batch.firs)
+                loss, _ = self._loss_of(estimate, batch)
                 total += torch.stack([loss, torch.ones_like(loss)])
         loss_sum, count = self._mean_over_processes(total).tolist()
         haaqi = None

@@ -26,6 +26,7 @@ __all__ = [
     "Output",
     "amplify",
     "finish",
+    "limit",
     "listener_firs",
     "nalr_fir",
     "nalr_gain_db",
@@ -145,14 +146,19 @@ def finish(signal: Tensor, output_level_db: float = 0.0, clip: bool = True) -> O
     ParameterError
         If the level lies outside -60 to 60 dB.
     """
+    return limit(resample(signal.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE), output_level_db, clip)
+
+
+def limit(resampled: np.ndarray, output_level_db: float = 0.0, clip: bool = True) -> Output:
+    """Run the steps of `finish` after resampling, on a signal at `OUTPUT_SAMPLE_RATE`, `(ear, time)`."""
     if not -60 <= output_level_db <= 60:
         raise ParameterError(f"output_level_db {output_level_db} must lie between -60 and 60 dB.")
-    resampled = resample(signal.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE) * 10 ** (output_level_db / 20)
-    clipped_share = np.mean(np.abs(resampled) > 1, axis=-1)
+    scaled = resampled * 10 ** (output_level_db / 20)
+    clipped_share = np.mean(np.abs(scaled) > 1, axis=-1)
     if clip:
-        limited = np.clip(resampled * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)
-        resampled = (np.trunc(limited) / INT16_SCALE).astype(np.float32)  # exact: 16 bits fit into float32
-    return Output(resampled, clipped_share, clip)
+        limited = np.clip(scaled * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1)
+        scaled = (np.trunc(limited) / INT16_SCALE).astype(np.float32)  # exact: 16 bits fit into float32
+    return Output(scaled, clipped_share, clip)
 
 
 def save_output(output: Output, path: Path | str) -> Path:

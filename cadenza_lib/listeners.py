@@ -198,27 +198,28 @@ def ear_table(listeners: Iterable[Listener]) -> pd.DataFrame:
     """Return one row per listener and ear with its averages and the listener's severity class.
 
     Columns: listener, ear, pta_db_hl (0.5, 1, 2, 4 kHz), low_db_hl (500-2000 Hz), high_db_hl (2-8 kHz, where
-    measured), asymmetry_db (right minus left PTA), better_ear_pta_db_hl, severity.
+    measured), slope_db_per_octave (from 500 to 4000 Hz, positive where the loss grows with frequency), asymmetry_db
+    (right minus left PTA), better_ear_pta_db_hl, severity.
     """
+    columns = ["listener", "ear", "pta_db_hl", "low_db_hl", "high_db_hl", "slope_db_per_octave", "asymmetry_db"]
     rows = []
     for listener in listeners:
         pta = {ear: pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS}
         better = min(pta.values())
         for ear in EARS:
             audiogram = ear_audiogram(listener, ear)
-            rows.append(
-                {
-                    "listener": listener.id,
-                    "ear": ear,
-                    "pta_db_hl": pta[ear],
-                    "low_db_hl": pure_tone_average_db_hl(audiogram, LOW_FREQUENCY_BAND),
-                    "high_db_hl": pure_tone_average_db_hl(audiogram, (2000, 3000, 4000, 6000, 8000)),
-                    "asymmetry_db": pta["right"] - pta["left"],
-                    "better_ear_pta_db_hl": better,
-                    "severity": severity_class(better),
-                }
-            )
-    return pd.DataFrame(rows)
+            low = pure_tone_average_db_hl(audiogram, LOW_FREQUENCY_BAND)
+            high = pure_tone_average_db_hl(audiogram, (2000, 3000, 4000, 6000, 8000))
+            slope, asymmetry = _slope_db_per_octave(audiogram), pta["right"] - pta["left"]
+            severity = severity_class(better)
+            rows.append((listener.id, ear, pta[ear], low, high, slope, asymmetry, better, severity))
+    return pd.DataFrame(rows, columns=[*columns, "better_ear_pta_db_hl", "severity"])
+
+
+def _slope_db_per_octave(audiogram: Audiogram, low: float = 500, high: float = 4000) -> float:
+    """Return how much the threshold rises per octave between two frequencies in Hz."""
+    ends = audiogram.resample(np.array([low, high])).levels
+    return float((ends[1] - ends[0]) / np.log2(high / low))
 
 
 def _numbers(values: Any, where: str) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Integrated loudness of ITU-R BS.1770-4 in torch: differentiable, and equal to pyloudnorm's.
 
-The K-weighting filters decay to below the smallest float64 within 0.4 s, so both biquads are applied as one FIR
-filter by FFT: exact, parallel, and differentiable everywhere. Gates are held constant in the backward pass.
+On the CPU, where nothing asks for a gradient, both K-weighting biquads and the energies run in one pass over the
+signal, with pyloudnorm's order of operations. Elsewhere, since the filters decay to below the smallest float64 within
+0.4 s, both biquads are applied as one FIR filter by FFT: exact, parallel, and differentiable everywhere. Gates are held
+constant in the backward pass.
 """
 
 import functools
@@ -9,12 +11,22 @@ import math
 
 import numpy as np
 import torch
+from numba import njit
 from scipy.signal import lfilter
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError
 
-__all__ = ["BLOCK_S", "SILENCE_LUFS", "convolve", "integrated_loudness", "loudness_matching_gain"]
+__all__ = [
+    "BLOCK_S",
+    "SILENCE_LUFS",
+    "block_gram",
+    "convolve",
+    "gated_loudness",
+    "integrated_loudness",
+    "loudness_matching_gain",
+    "matching_gain",
+]
 
 BLOCK_S = 0.4
 """Gating block in seconds (BS.1770-4); blocks overlap by 75 %. Shorter signals have no loudness."""
@@ -53,43 +65,80 @@ def integrated_loudness(signal: Tensor, sample_rate: int) -> Tensor:
     -20.04
     """
     channels, length = signal.shape[-2:]
-    if channels > len(_CHANNEL_WEIGHTS):
-        raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
-    if length < BLOCK_S * sample_rate:
-        raise AudioError(
-            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
-            f"it takes at least {BLOCK_S} s."
-        )
-    response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
-    weighted = convolve(signal, response)[..., :length]
-    # Sums over overlapping blocks as differences of one running sum; float64, since it grows with the length.
-    energy = torch.nn.functional.pad(weighted.double().square().cumsum(-1), (1, 0))
+    _check_measurable(signal, sample_rate)
     lower, upper = _block_borders(length, sample_rate)
-    power = (energy[..., upper] - energy[..., lower]) / (BLOCK_S * sample_rate)  # (..., channel, block)
+    if signal.device.type == "cpu" and not (signal.requires_grad and torch.is_grad_enabled()):
+        energy = _energy_in_one_pass(signal.detach(), sample_rate, lower, upper)
+    else:
+        weighted = _weight(signal, sample_rate)
+        # Sums over overlapping blocks as differences of one running sum; float64, since it grows with the length.
+        running = torch.nn.functional.pad(weighted.double().square().cumsum(-1), (1, 0))
+        energy = running[..., upper] - running[..., lower]
+    power = energy / (BLOCK_S * sample_rate)  # (..., channel, block)
     channel_weights = torch.tensor(_CHANNEL_WEIGHTS[:channels], dtype=power.dtype, device=power.device)
     power = torch.einsum("...cb,c->...b", power, channel_weights)  # (..., block)
+    return gated_loudness(power).to(signal.dtype)
 
+
+def block_gram(signals: Tensor, sample_rate: int) -> Tensor:
+    """Return the K-weighted inner products of signals in each gating block: what the loudness of their sums needs.
+
+    The power of a weighted sum in a block is a quadratic form of the weights. So with `power = einsum("n,bnm,m->b",
+    weights, block_gram(signals), weights)`, `gated_loudness(power)` is the loudness of the sum, gates included, without
+    touching a sample.
+
+    Shape:
+        - signals: `(signal, channel, time)`, at most 5 channels, at least 0.4 s
+        - result: `(block, signal, signal)`, float64
+
+    Raises
+    ------
+    AudioError
+        If the signals are shorter than a gating block or have more than 5 channels.
+
+    >>> signals, weights = torch.randn(3, 2, 44100).double(), torch.tensor([0.5, 0.2, 0.3]).double()
+    >>> power = torch.einsum("n,bnm,m->b", weights, block_gram(signals, 44100), weights)
+    >>> mixed = torch.einsum("n,nct->ct", weights, signals)
+    >>> torch.allclose(gated_loudness(power), integrated_loudness(mixed, 44100))
+    True
+    """
+    _check_measurable(signals, sample_rate)
+    channels, length = signals.shape[-2:]
+    weighted = _weight(signals, sample_rate).double()
+    weighted *= torch.tensor(_CHANNEL_WEIGHTS[:channels], device=signals.device).double().sqrt()[:, None]
+    borders = zip(*_block_borders(length, sample_rate), strict=True)
+    blocks = [weighted[..., lower:upper].flatten(1) for lower, upper in borders]
+    return torch.stack([block @ block.T for block in blocks]) / (BLOCK_S * sample_rate)
+
+
+def gated_loudness(power: Tensor) -> Tensor:
+    """Return the integrated loudness in LUFS of K-weighted powers of gating blocks, `(..., block)` to `(...)`."""
     with torch.no_grad():
         level_lufs = _to_lufs(power)
         above = level_lufs >= _ABSOLUTE_GATE_LUFS
         relative_gate_lufs = _to_lufs(_masked_mean(power, above)) + _RELATIVE_GATE_LU
         above = (level_lufs > relative_gate_lufs[..., None]) & (level_lufs > _ABSOLUTE_GATE_LUFS)
-    return _to_lufs(_masked_mean(power, above)).to(signal.dtype)
+    return _to_lufs(_masked_mean(power, above))
 
 
 def loudness_matching_gain(signal: Tensor, reference: Tensor, sample_rate: int) -> Tensor:
     """Return the factor that brings `signal` to the integrated loudness of `reference`.
 
-    As in the challenge's recipe, silence counts as -80 LUFS on either side, so the factor is always finite.
-
     Shape:
         - signal, reference: `(..., channel, time)`
         - result: `(..., 1, 1)`, ready to be multiplied with `signal`
     """
-    difference_db = _finite(integrated_loudness(reference, sample_rate)) - _finite(
-        integrated_loudness(signal, sample_rate)
-    )
-    return (10 ** (difference_db / 20))[..., None, None]
+    gain = matching_gain(integrated_loudness(signal, sample_rate), integrated_loudness(reference, sample_rate))
+    return gain[..., None, None]
+
+
+def matching_gain(from_lufs: Tensor, to_lufs: Tensor) -> Tensor:
+    """Return the factor between two loudnesses, where silence counts as -80 LUFS on either side.
+
+    >>> float(matching_gain(torch.tensor(-20.0), torch.tensor(-14.0)))  # doctest: +ELLIPSIS
+    1.995...
+    """
+    return 10 ** ((_finite(to_lufs) - _finite(from_lufs)) / 20)
 
 
 def convolve(signal: Tensor, response: Tensor) -> Tensor:
@@ -104,6 +153,23 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
     size = _fast_size(length)
     product = torch.fft.rfft(signal, size) * torch.fft.rfft(response, size)
     return torch.fft.irfft(product, size)[..., :length]
+
+
+def _check_measurable(signal: Tensor, sample_rate: int) -> None:
+    channels, length = signal.shape[-2:]
+    if channels > len(_CHANNEL_WEIGHTS):
+        raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
+    if length < BLOCK_S * sample_rate:
+        raise AudioError(
+            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
+            f"it takes at least {BLOCK_S} s."
+        )
+
+
+def _weight(signal: Tensor, sample_rate: int) -> Tensor:
+    """Return the K-weighted signal, `(..., channel, time)`."""
+    response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
+    return convolve(signal, response)[..., : signal.shape[-1]]
 
 
 @functools.lru_cache
@@ -123,10 +189,19 @@ def _fast_size(length: int) -> int:
 
 @functools.lru_cache
 def _k_weighting(sample_rate: int) -> np.ndarray:
-    """Return the impulse response of the K-weighting filters, float64, (taps,).
+    """Return the impulse response of the K-weighting filters, float64, (taps,)."""
+    impulse = np.zeros(math.ceil(_RESPONSE_S * sample_rate))
+    impulse[0] = 1.0
+    shelf, high_pass = _biquads(sample_rate)
+    return lfilter(*high_pass, lfilter(*shelf, impulse))
 
-    The biquads are those of R. Bristow-Johnson's audio EQ cookbook with pyloudnorm's parameters, which differ from
-    the table in BS.1770 by less than 0.1 dB and exist for every sample rate.
+
+@functools.lru_cache
+def _biquads(sample_rate: int) -> np.ndarray:
+    """Return both K-weighting filters, `(filter, numerator or denominator, coefficient)`, leading denominator 1.
+
+    They are those of R. Bristow-Johnson's audio EQ cookbook with pyloudnorm's parameters, which differ from the table
+    in BS.1770 by less than 0.1 dB and exist for every sample rate.
     """
     amplitude = 10 ** (_HIGH_SHELF["gain_db"] / 40)
     omega = 2 * math.pi * _HIGH_SHELF["frequency"] / sample_rate
@@ -141,10 +216,52 @@ def _k_weighting(sample_rate: int) -> np.ndarray:
     cosine, alpha = math.cos(omega), math.sin(omega) / (2 * _HIGH_PASS["quality"])
     pass_b = np.array([(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2])
     pass_a = np.array([1 + alpha, -2 * cosine, 1 - alpha])
+    return np.array([[shelf_b / shelf_a[0], shelf_a / shelf_a[0]], [pass_b / pass_a[0], pass_a / pass_a[0]]])
 
-    impulse = np.zeros(math.ceil(_RESPONSE_S * sample_rate))
-    impulse[0] = 1.0
-    return lfilter(pass_b, pass_a, lfilter(shelf_b, shelf_a, impulse))
+
+def _energy_in_one_pass(signal: Tensor, sample_rate: int, lower: list[int], upper: list[int]) -> Tensor:
+    """Return the K-weighted energy of each gating block, float64, `(..., channel, block)`."""
+    borders = np.unique(lower + upper)  # overlapping blocks are sums of the pieces between all borders
+    flat = signal.reshape(-1, signal.shape[-1]).numpy()
+    pieces = np.empty((len(flat), len(borders) - 1))
+    for start in range(0, len(flat), 2):
+        _weighted_energy(flat[start : start + 2], _biquads(sample_rate), borders, pieces[start : start + 2])
+    first, last = np.searchsorted(borders, lower), np.searchsorted(borders, upper)
+    energy = np.stack([pieces[:, a:b].sum(-1) for a, b in zip(first, last, strict=True)], -1)
+    return torch.from_numpy(energy).reshape(*signal.shape[:-1], len(lower))
+
+
+@njit(cache=True, nogil=True)
+def _weighted_energy(signal, biquads, borders, pieces):  # type: ignore[no-untyped-def]
+    """Write the energy of one or two K-weighted channels between borders to `pieces`, `(channel, piece)`.
+
+    Two channels side by side hide the latency of the recursion. Each filter is scipy's `lfilter`, step by step.
+    """
+    left, right = signal[0], signal[-1]
+    (b0, b1, b2), (_, a1, a2) = biquads[0]
+    (d0, d1, d2), (_, c1, c2) = biquads[1]
+    p0 = p1 = q0 = q1 = r0 = r1 = s0 = s1 = 0.0
+    for piece in range(len(borders) - 1):
+        left_sum = right_sum = 0.0
+        for t in range(borders[piece], borders[piece + 1]):
+            x = np.float64(left[t])
+            y = p0 + b0 * x
+            p0 = p1 + b1 * x - a1 * y
+            p1 = b2 * x - a2 * y
+            x = q0 + d0 * y
+            q0 = q1 + d1 * y - c1 * x
+            q1 = d2 * y - c2 * x
+            left_sum += x * x
+            x = np.float64(right[t])
+            y = r0 + b0 * x
+            r0 = r1 + b1 * x - a1 * y
+            r1 = b2 * x - a2 * y
+            x = s0 + d0 * y
+            s0 = s1 + d1 * y - c1 * x
+            s1 = d2 * y - c2 * x
+            right_sum += x * x
+        pieces[0, piece] = left_sum
+        pieces[-1, piece] = right_sum
 
 
 @functools.lru_cache

@@ -1,7 +1,8 @@
 """Pretrained separators by name: torchaudio's Hybrid Demucs, Open-Unmix' umxhq, and the models of demucs.
 
 Weights are downloaded once into torch.hub's directory (`torch.hub.get_dir()`; the environment variable TORCH_HOME
-moves it). A file is there complete and checked, or not at all; one that was put there by hand is used like any other.
+moves it). A file is there complete and checked, or not at all, and a download that was cut off goes on where it stopped
+(`<name>.part`). A file that was put there by hand is used like any other.
 """
 
 import hashlib
@@ -11,15 +12,18 @@ import re
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import torch
 from demucs.apply import BagOfModels, apply_model
 from demucs.hdemucs import HDemucs
 from torch import Tensor
+from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import atomic_path, make_directory
+from cadenza_lib.files import locked, make_directory
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -73,6 +77,10 @@ _TORCHAUDIO_PREFIXES = {
     "time_decoder.": "tdecoder.",
 }
 _TORCHAUDIO_UNUSED = ("time_encoder.4.norm1.weight", "time_encoder.4.norm1.bias")  # of a layer that only convolves
+
+_DOWNLOAD_BLOCK = 1 << 16
+_TIMEOUT_S = 30
+_PARTIAL_CONTENT, _RANGE_NOT_SATISFIABLE = 206, 416  # HTTP status
 
 _logger = logging.getLogger(__name__)
 
@@ -192,16 +200,29 @@ class _ApplyDemucs(torch.nn.Module):
 
 
 def _fetch(url: str, folder: Path) -> Path:
-    """Return the file of a URL in a folder, downloaded if it is not there."""
+    """Return the file of a URL in a folder, downloaded if it is not there, from where it was cut off the last time."""
     path = folder / url.rpartition("/")[2]
     if path.is_file():
         return path
     make_directory(folder)
-    _logger.info("Downloading %s to %s.", url, path)
+    partial = folder / f"{path.name}.part"
     try:
-        with atomic_path(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), _sha256_prefix(path))
-            _unpickle(temporary)  # the downloader takes a cut connection for the end of the file
+        with locked(folder / f".{path.name}.lock"):
+            if path.is_file():  # another process had the lock, and has finished
+                return path
+            _logger.info("Downloading %s to %s.", url, path)
+            try:
+                with partial.open("ab") as file:
+                    _download(url, file)
+                _check_sha256(partial, _sha256_prefix(path))
+                _unpickle(partial)
+            except ValueError:
+                partial.unlink()  # whole, but not the file it should be
+                raise
+            finally:
+                if partial.exists() and partial.stat().st_size == 0:
+                    partial.unlink()
+            partial.replace(path)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{path.name} could not be downloaded from {url} ({error}); connect to the internet once, "
@@ -210,12 +231,42 @@ def _fetch(url: str, folder: Path) -> Path:
     return path
 
 
+def _download(url: str, file: BinaryIO) -> None:
+    """Append to an open file what it lacks of a URL.
+
+    Raises
+    ------
+    OSError
+        If the server cannot be reached, answers with an error, or the connection ends before the file does.
+    """
+    start = file.tell()
+    request = Request(url, headers={"User-Agent": "cadenza", **({"Range": f"bytes={start}-"} if start else {})})
+    try:
+        response = urlopen(request, timeout=_TIMEOUT_S)
+    except HTTPError as error:
+        if error.code != _RANGE_NOT_SATISFIABLE:
+            raise
+        file.truncate(0)  # longer than the server's file: begin again
+        file.seek(0)
+        return _download(url, file)
+    with response:
+        if response.status != _PARTIAL_CONTENT:  # the server sends the whole file
+            start = 0
+            file.truncate(0)
+            file.seek(0)
+        length = response.headers.get("Content-Length")
+        total = None if length is None else start + int(length)
+        with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc="weights", leave=False) as bar:
+            while block := response.read(_DOWNLOAD_BLOCK):
+                bar.update(file.write(block))
+    if total is not None and file.tell() < total:
+        raise OSError(f"the connection ended after {file.tell()} of {total} bytes; the next call goes on from there")
+
+
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a state dict, with its checksum where the name ends in one."""
     try:
-        expected = _sha256_prefix(path)
-        if expected and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(expected):
-            raise ValueError(f"its SHA-256 does not begin with {expected}")
+        _check_sha256(path, _sha256_prefix(path))
         return _unpickle(path)
     except FileNotFoundError as error:
         raise ModelError(f"Checkpoint {path} does not exist; check the path.") from error
@@ -227,6 +278,11 @@ def _sha256_prefix(path: Path) -> str | None:
     """Return the digits of the SHA-256 that a file's name ends in, as torch.hub's convention has it."""
     match = re.search(r"-([0-9a-f]{8,})$", path.stem)
     return match.group(1) if match else None
+
+
+def _check_sha256(path: Path, prefix: str | None) -> None:
+    if prefix and not hashlib.sha256(path.read_bytes()).hexdigest().startswith(prefix):
+        raise ValueError(f"its SHA-256 does not begin with {prefix}")
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:

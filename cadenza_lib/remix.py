@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.errors import AudioError
+from cadenza_lib.fusion import add_mixture
 from cadenza_lib.loudness import loudness_matching_gain
 
 __all__ = ["apply_gains", "downmix", "normalise_loudness", "remix"]
@@ -39,12 +40,18 @@ def normalise_loudness(signal: Tensor, mixture: Tensor, sample_rate: int = SAMPL
     return signal * loudness_matching_gain(signal, mixture, sample_rate)
 
 
-def remix(stems: Tensor, gains_db: Tensor, mixture: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
+def remix(
+    stems: Tensor, gains_db: Tensor, mixture: Tensor, sample_rate: int = SAMPLE_RATE, mixture_weight: float = 0.0
+) -> Tensor:
     """Return the remix of the stems at the loudness of the mixture, before amplification.
+
+    With a `mixture_weight` w, `(1 - w) * downmix + w * mixture` takes the place of the downmix: the mixture as it is
+    at the ears, whatever the gains. (`fusion` tells how this differs from a share of the mixture in each stem.)
 
     Shape:
         - stems: `(..., stem, channel, time)`
         - gains_db: `(..., stem)`
         - mixture, result: `(..., channel, time)`
     """
-    return normalise_loudness(downmix(apply_gains(stems, gains_db)), mixture, sample_rate)
+    mixed = add_mixture(downmix(apply_gains(stems, gains_db)), mixture, mixture_weight)
+    return normalise_loudness(mixed, mixture, sample_rate)

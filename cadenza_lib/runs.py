@@ -5,9 +5,11 @@ notebook, what the notebook wrote to its `out_dir`, and `manifest.json`, which i
 finished run; a finished run whose notebook, parameters and input files have not changed is not run again.
 
 Each notebook runs in a kernel of its own, a process of this interpreter that talks over sockets in a private
-directory: kernels on TCP race for ports. A kernel works in the directory of its notebook, as it does under JupyterLab,
-so a relative path in a default means the same everywhere; a path that is given as a parameter is relative to the
-caller's directory and is passed on as an absolute one.
+directory: kernels on TCP race for ports. A run holds the lock of its directory, and so does its kernel: if the process
+that started it dies, the kernel ends within about a second, and only then can another process take the run up. So no
+run is made twice at once, whoever starts it. A kernel works in the directory of its notebook, as it does under
+JupyterLab, so a relative path in a default means the same everywhere; a path that is given as a parameter is relative
+to the caller's directory and is passed on as an absolute one.
 """
 
 import ast
@@ -38,7 +40,7 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import make_directory, read_json, write_json
+from cadenza_lib.files import locked, make_directory, read_json, write_json
 
 __all__ = [
     "Parameter",
@@ -236,10 +238,15 @@ class Run:
     out_dir: Path
     identity: Mapping[str, Any]
 
+    @property
+    def manifest(self) -> Path:
+        """Path of its manifest."""
+        return self.out_dir / "manifest.json"
+
     def is_finished(self) -> bool:
         """Tell whether its manifest is there and agrees in everything that decides the result."""
         try:
-            manifest = read_json(self.out_dir / "manifest.json")
+            manifest = read_json(self.manifest)
             parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
             earlier = {name: manifest[name] for name in self.identity} | {"parameters": parameters}
         except (CadenzaError, KeyError, TypeError, AttributeError):
@@ -248,11 +255,11 @@ class Run:
 
 
 def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path | str) -> Run:
-    """Check a run and make its directory; see `execute` for the arguments and errors."""
+    """Check a run, writing nothing; see `execute` for the arguments and errors."""
     notebook = Path(notebook).expanduser().resolve()
     known = notebook_parameters(notebook)
     given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
-    out_dir = make_directory(out_dir)
+    out_dir = Path(out_dir).expanduser().resolve()
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
     filled = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
@@ -300,6 +307,9 @@ def execute(
 ) -> Path:
     """Run one notebook in a kernel of its own, and return the path of its manifest.
 
+    If another process is running in `out_dir`, this waits until it is done; there is nothing left to do then, if it was
+    the same run.
+
     Parameters
     ----------
     notebook : Path or str
@@ -323,21 +333,27 @@ def execute(
         `CadenzaError`, its sentence is the message.
     """
     run = prepare(notebook, parameters or {}, out_dir)
-    manifest = run.out_dir / "manifest.json"
-    if not force and run.is_finished():
-        _LOGGER.info("%s is finished; nothing to do.", run.out_dir)
-        return manifest
-    for stale in (manifest, run.out_dir / "error.txt"):
+    make_directory(run.out_dir)
+    with locked(run.out_dir / ".lock") as lock:
+        if force or not run.is_finished():
+            _execute(run, lock, progress)
+        else:
+            _LOGGER.info("%s is finished; nothing to do.", run.out_dir)
+    return run.manifest
+
+
+def _execute(run: Run, lock: int, progress: bool) -> None:
+    for stale in (run.manifest, run.out_dir / "error.txt"):
         stale.unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        _run_kernel(run, progress)
+        _run_kernel(run, lock, progress)
     except Exception as error:  # papermill, nbclient, zmq and the file system each have their own
         sentence = _sentence(run, error)
         write_error(run.out_dir, sentence, error)
         raise RunError(sentence) from error
     write_json(
-        manifest,
+        run.manifest,
         {
             **run.identity,
             "parameters": {**run.identity["parameters"], "out_dir": str(run.out_dir)},
@@ -352,10 +368,9 @@ def execute(
             "status": "finished",
         },
     )
-    return manifest
 
 
-def _run_kernel(run: Run, progress: bool) -> None:
+def _run_kernel(run: Run, lock: int, progress: bool) -> None:
     import papermill  # slow to import
     from traitlets.config import Config
 
@@ -372,7 +387,7 @@ def _run_kernel(run: Run, progress: bool) -> None:
             progress_bar=progress,
             # Not `cwd=`, by which papermill changes the directory of this whole process.
             resources={"metadata": {"path": str(run.notebook.parent)}},
-            kernel_manager_class=_kernel_manager_class(),
+            kernel_manager_class=_kernel_manager_class(lock),
             config=Config(
                 KernelManager={
                     "transport": "tcp" if os.name == "nt" else "ipc",
@@ -382,7 +397,7 @@ def _run_kernel(run: Run, progress: bool) -> None:
         )
 
 
-def _kernel_manager_class() -> type:
+def _kernel_manager_class(lock: int) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -397,6 +412,11 @@ def _kernel_manager_class() -> type:
                 language="python",
                 env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # the debugger warns about frozen modules
             )
+
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
+            """Let the kernel inherit the lock: it ends a little later than a process that was killed."""
+            inherited = {} if os.name == "nt" else {"pass_fds": (lock,)}
+            await super()._async_launch_kernel(kernel_cmd, **options, **inherited)
 
     return KernelManager
 

@@ -23,6 +23,7 @@ from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.files import read_json, write_json
 from cadenza_lib.fitting import listener_firs
+from cadenza_lib.listeners import Listener
 from cadenza_lib.loudness import BLOCK_S, loudness_matching_gain
 from cadenza_lib.scenes import STEMS, Scene, sample_scene_listeners, sample_scenes
 
@@ -115,12 +116,14 @@ class Batch:
         - mixture: `(batch, channel, time)`
         - gains_db: `(batch, stem)`
         - firs: `(batch, channel, tap)`, NAL-R filters of a listener of each scene
+        - listeners: one for each item, whose filters these are
     """
 
     stems: Tensor
     mixture: Tensor
     gains_db: Tensor
     firs: Tensor
+    listeners: tuple[Listener, ...]
 
     def __len__(self) -> int:
         """Return the number of items."""
@@ -184,8 +187,9 @@ class Segments:
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
         """Return the items at some places of the batch of a step."""
         items = [self._item(step, index) for index in indices]
-        stems, mixture, gains_db, firs = (torch.stack(parts) for parts in zip(*items, strict=True))
-        return Batch(stems, mixture, gains_db.to(self._device), firs.to(self._device))
+        *tensors, listeners = zip(*items, strict=True)
+        stems, mixture, gains_db, firs = map(torch.stack, tensors)
+        return Batch(stems, mixture, gains_db.to(self._device), firs.to(self._device), listeners)
 
     def segment(self, scene: Scene, start: int) -> Tensor:
         """Return a segment of a scene's song at the ears from sample `start`.
@@ -203,14 +207,15 @@ class Segments:
         gains = torch.tensor(self._song_gains(scene), dtype=torch.float32, device=self._device)
         return quantise_16bit(heard * gains[:, None, None])
 
-    def _item(self, step: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _item(self, step: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Listener]:
         generator = np.random.default_rng([self._seed, step, index])
         entry, signals = self._draw(generator)
-        listener = entry.listeners[generator.integers(len(entry.listeners))]
-        if listener not in self._firs:
-            self._firs[listener] = listener_firs(self._split.listeners[listener]).float()
+        name = entry.listeners[generator.integers(len(entry.listeners))]
+        listener = self._split.listeners[name]
+        if name not in self._firs:
+            self._firs[name] = listener_firs(listener).float()
         stems, mixture = self._augment(signals[:-1], signals[-1], generator)
-        return stems, mixture, self._corpus.gains_db(entry.scene).float(), self._firs[listener]
+        return stems, mixture, self._corpus.gains_db(entry.scene).float(), self._firs[name], listener
 
     def _draw(self, generator: np.random.Generator) -> tuple[TrainingScene, Tensor]:
         entry = self._scenes[generator.integers(len(self._scenes))]

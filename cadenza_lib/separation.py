@@ -134,7 +134,21 @@ def load(name: str, device: str = "auto", official_chunking: bool = False) -> Se
     if name == "mixture":
         return _mixture
     network, sources = load_network(name)
-    return network_separator(network, sources, select_device(device), official_chunking)
+    separator = network_separator(network, sources, select_device(device), official_chunking)
+    return _Loaded(separator, (name, device, official_chunking))
+
+
+class _Loaded:
+    """A separator that goes to another process by its name, and is loaded again there."""
+
+    def __init__(self, separator: Separator, arguments: tuple[str, str, bool]) -> None:
+        self._separator, self._arguments = separator, arguments
+
+    def __call__(self, song: AtEarSong) -> Tensor:
+        return self._separator(song)
+
+    def __reduce__(self) -> tuple[Callable[..., Separator], tuple[str, str, bool]]:
+        return load, self._arguments
 
 
 def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:

@@ -1,53 +1,28 @@
-"""Studies: YAML files of steps, each a notebook at many points, which run on any executor.
+"""Studies: YAML files of steps, each a notebook at many points; `load_study` tells what a file holds.
 
-A study runs its steps one after the other and the points of a step at the same time; `load_study` tells what the file
-holds. Finished points are not run again, a failed one does not stop the others, and at the end there is a page.
+`execution` runs them: the steps one after the other, and the points of a step at the same time.
 """
 
 import hashlib
-import importlib
 import itertools
 import json
-import logging
-import multiprocessing
-import os
-import platform
 import re
-import signal
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm.auto import tqdm
 
-from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import make_directory, read_json
-from cadenza_lib.report import PointResult, write_page
-from cadenza_lib.runs import (
-    Parameter,
-    YamlLoader,
-    check_parameters,
-    execute,
-    git_state,
-    notebook_parameters,
-    package_version,
-    parse_parameters,
-    prepare,
-    write_error,
-)
+from cadenza_lib.errors import ParameterError
+from cadenza_lib.runs import Parameter, YamlLoader, check_parameters, notebook_parameters, parse_parameters
 
-__all__ = ["Point", "Step", "Study", "StudyResult", "load_study", "run_study", "scheduler_executor"]
+__all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
 
-_LOGGER = logging.getLogger(__name__)
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+PLACED = re.compile(r"^\{([\w./+-]+)\}")
+"""How the parameters of a point name the output directory of an earlier one."""
+
 _PLACEHOLDER = re.compile(r"\{([\w.-]+)\}(/.*)?")  # as written in a study: {step} or {step}/file
-_PLACED = re.compile(r"^\{([\w./+-]+)\}")  # as loaded: {directory of one point}
 _MAX_NAME = 80  # of the directory of a point, in characters
 
 
@@ -55,9 +30,9 @@ _MAX_NAME = 80  # of the directory of a point, in characters
 class Point:
     """One run of a step."""
 
-    directory: str  # relative to the study's output directory: "<step>" or "<step>/<grid values>"
+    directory: str  # relative to the study's output directory: "<step>", "<step>/<name>" or "<step>/<grid values>"
     parameters: Mapping[str, Any]  # as given; "{evaluate/oracle}" stands for the directory of an earlier point
-    values: Mapping[str, Any] = field(default_factory=dict)  # those parameters that the grid varies
+    name: str = ""  # what people read: the name, or the values that the grid varies
     needs: tuple[str, ...] = ()  # directories of the earlier points that it reads
 
 
@@ -79,25 +54,13 @@ class Study:
     steps: tuple[Step, ...]
 
 
-@dataclass(frozen=True)
-class StudyResult:
-    """What became of a study."""
-
-    points: tuple[PointResult, ...]
-    page: Path
-
-    @property
-    def failed(self) -> tuple[PointResult, ...]:
-        """The points that failed, and those skipped because of them."""
-        return tuple(point for point in self.points if point.status in ("failed", "skipped"))
-
-
 def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> Study:
     """Load a study and check everything that can be checked before it runs.
 
     A study file has a `title`, shared `parameters` (for those notebooks which have them) and `steps`. A step has a
     `name`, a `notebook` (relative to the parent of the study's folder, or to its folder), `parameters`, and either a
-    `grid` of lists, whose product gives the points, or the `points` themselves as a list of mappings.
+    `grid` of lists, whose product gives the points, or the `points` themselves as a list of mappings. The values of a
+    point name its directory, unless it has a `name`.
 
     A value `"{name}"`, or `"{name}/file"`, stands for the output directories of all points of the earlier step
     `name`: the list of them for a parameter of type list[str], the only one for a str, and one after the other in a
@@ -130,8 +93,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
         _check_keys(
             path, f"step {name}", raw, {"name", "notebook", "parameters", "grid", "points"}, {"name", "notebook"}
         )
-        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-            raise ParameterError(f"{path} has a step named {name!r}; use letters, digits, '_', '-' and '.'.")
+        name = _check_name(path, "step", name)
         if name in steps:
             raise ParameterError(f"{path} has two steps named {name}; rename one.")
         notebook = _find_notebook(path, name, raw["notebook"])
@@ -237,6 +199,12 @@ def _point(
     values: Mapping[str, Any],
     earlier: Mapping[str, Sequence[str]],
 ) -> Point:
+    values = dict(values)
+    label = (
+        ""
+        if "name" in known or "name" not in values
+        else _check_name(path, f"point in step {step}", values.pop("name"))
+    )
     parameters: dict[str, Any] = {}
     for name, value in {**base, **values}.items():
         directories = _directories(path, step, value, earlier)
@@ -253,10 +221,18 @@ def _point(
         parameters[name] = value
     parameters = check_parameters(notebook, known, parameters)
     texts = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value])]
-    needs = [match[1] for text in texts if isinstance(text, str) and (match := _PLACED.match(text))]
+    needs = [match[1] for text in texts if isinstance(text, str) and (match := PLACED.match(text))]
     shown = {name: parameters[name] for name in values}
-    directory = f"{step}/{_slug(shown)}" if shown else step
-    return Point(directory, parameters, shown, tuple(dict.fromkeys(needs)))
+    last = label or (_slug(shown) if shown else "")
+    directory = f"{step}/{last}" if last else step
+    label = label or ", ".join(f"{name} = {value}" for name, value in shown.items())
+    return Point(directory, parameters, label, tuple(dict.fromkeys(needs)))
+
+
+def _check_name(path: Path, what: str, name: Any) -> str:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise ParameterError(f"{path} has a {what} named {name!r}; use letters, digits, '_', '-' and '.'.")
+    return name
 
 
 def _slug(values: Mapping[str, Any]) -> str:
@@ -265,177 +241,3 @@ def _slug(values: Mapping[str, Any]) -> str:
     if len(slug) > _MAX_NAME:
         slug = f"{slug[: _MAX_NAME - 9]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
     return slug
-
-
-def run_study(
-    study: Study,
-    out_dir: Path | str | None = None,
-    *,
-    executor: Executor | None = None,
-    workers: int | None = None,
-    force: bool = False,
-    progress: bool = False,
-) -> StudyResult:
-    """Run the steps of a study one after the other, and the points of each step at the same time.
-
-    A point that fails leaves `error.txt` and its partial notebook; the other points go on, and points that read its
-    directory are skipped. A point that is finished is not run again. At the end there is a page, `out_dir/index.html`.
-
-    Parameters
-    ----------
-    study : Study
-        From `load_study`.
-    out_dir : Path or str, optional
-        Default: `runs/<name of the study>` in the current directory.
-    executor : Executor, optional
-        Where to run the points; each task must be alone in its process and see the same files. Default: processes on
-        this machine.
-    workers : int, optional
-        How many processes, if there is no `executor`. Default: one per core. With more than one, each is limited to
-        one thread of OpenMP.
-    force : bool, default=False
-        Whether to run finished points again.
-    progress : bool, default=False
-        Whether to show a progress bar over the points.
-
-    Raises
-    ------
-    ParameterError
-        If `out_dir` cannot be written or `workers` is less than one.
-    """
-    workers = _core_count() if workers is None else workers
-    if workers < 1:
-        raise ParameterError(f"The number of workers is {workers}; it must be at least 1.")
-    out_dir = make_directory(Path("runs") / study.name if out_dir is None else out_dir)
-    started, clock = datetime.now(UTC), time.monotonic()
-    results: dict[str, PointResult] = {}
-    total = sum(len(step.points) for step in study.steps)
-    with (
-        nullcontext(executor) if executor is not None else _processes(workers) as pool,
-        tqdm(total=total, unit="run", disable=not progress) as bar,
-    ):
-        for step in study.steps:
-            bar.set_description(step.name)
-            for directory, result in _run_step(step, out_dir, pool, force, results):
-                results[directory] = result
-                bar.update()
-                if result.status in ("failed", "skipped"):
-                    _LOGGER.warning("%s %s: %s", directory, result.status, result.error)
-    points = tuple(results[point.directory] for step in study.steps for point in step.points)
-    facts = {
-        "Started": started.strftime("%Y-%m-%d %H:%M UTC"),
-        "Took": f"{time.monotonic() - clock:.0f} s; all points together {sum(p.duration_s or 0 for p in points):.0f} s",
-        "Host": f"{platform.node()} ({platform.platform()})",
-        "Folder": str(out_dir),
-        "Code": _describe_code(),
-        "Points": f"{sum(p.status in ('finished', 'kept') for p in points)} of {total} finished",
-    }
-    return StudyResult(points, write_page(out_dir / "index.html", study.title, facts, points))
-
-
-def _run_step(
-    step: Step, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
-) -> Iterator[tuple[str, PointResult]]:
-    """Yield the result of each point as it comes."""
-    futures: dict[Future[Path], Point] = {}
-
-    def result(point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
-        name = ", ".join(f"{key} = {value}" for key, value in point.values.items())
-        directory = out_dir / point.directory
-        duration = read_json(directory / "manifest.json")["duration_s"] if status in ("finished", "kept") else None
-        return point.directory, PointResult(step.name, name, directory, step.notebook.name, status, duration, error)
-
-    def failure(point: Point, error: Exception) -> tuple[str, PointResult]:
-        sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
-        if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
-            write_error(out_dir / point.directory, sentence, error)
-        return result(point, "failed", sentence)
-
-    for point in step.points:
-        if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
-            yield result(point, "skipped", f"It reads {', '.join(lost)}, which did not finish.")
-            continue
-        try:
-            run = prepare(step.notebook, _place(point.parameters, out_dir), out_dir / point.directory)
-            if run.is_finished() and not force:
-                yield result(point, "kept")
-            else:
-                futures[pool.submit(execute, run.notebook, run.given, run.out_dir, force=force)] = point
-        except Exception as error:  # one point must not stop the others
-            yield failure(point, error)
-    for future in as_completed(futures):
-        try:
-            future.result()
-            finished = result(futures[future], "finished")
-        except Exception as error:
-            yield failure(futures[future], error)
-        else:
-            yield finished
-
-
-def _place(value: Any, out_dir: Path) -> Any:
-    """Replace each `{directory}` by its path."""
-    if isinstance(value, Mapping):
-        return {name: _place(item, out_dir) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_place(item, out_dir) for item in value]
-    if isinstance(value, str):
-        return _PLACED.sub(lambda match: str(out_dir / match[1]), value)
-    return value
-
-
-def _core_count() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-@contextmanager
-def _processes(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Spawned processes, which an interrupt ends at once."""
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_start_worker, initargs=(workers > 1,)
-    )
-    try:
-        yield pool
-    except BaseException:
-        for process in list((pool._processes or {}).values()):  # terminate_workers() needs Python 3.14
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker(one_thread: bool) -> None:
-    """Set up a process before it runs kernels, which inherit its environment."""
-    # A worker that raised KeyboardInterrupt would take the next task; dead, it takes its kernel with it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    if one_thread:
-        for variable in _THREAD_VARIABLES:
-            os.environ.setdefault(variable, "1")
-
-
-def _describe_code() -> str:
-    git = git_state(Path(__file__))
-    commit = "" if git is None else f", commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
-    return f"cadenza-companion {package_version('cadenza-companion')}{commit}, Python {platform.python_version()}"
-
-
-def scheduler_executor(address: str) -> Executor:
-    """Return an executor on a running dask.distributed scheduler, such as `tcp://host:8786`.
-
-    Its workers need this package, the same file system, and one thread each (`dask worker --nthreads 1`).
-
-    Raises
-    ------
-    ParameterError
-        If dask.distributed is not installed or the scheduler does not answer.
-    """
-    try:
-        distributed = importlib.import_module("distributed")
-    except ImportError as error:
-        raise ParameterError(f"Scheduler {address} needs dask; run pip install distributed.") from error
-    try:
-        return distributed.Client(address, timeout=10).get_executor()
-    except (OSError, ValueError) as error:
-        raise ParameterError(
-            f"Scheduler {address} does not answer ({error}); start it or check the address."
-        ) from error

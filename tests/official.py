@@ -1,4 +1,4 @@
-"""Official network code, read from its files: importing the packages would import torchaudio."""
+"""The recipe's generator, and official network code read from its files: the packages would import torchaudio."""
 
 import importlib.util
 import sys
@@ -9,6 +9,49 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from omegaconf import OmegaConf
+from recipes.cad_icassp_2024.generate_dataset import generate_at_mic_musdb18, generate_train_scenes
+
+from cadenza_lib.acoustics import SAMPLE_RATE
+
+
+def simulate_officially(root: Path) -> None:
+    """Let the recipe's generator write the songs of all scenes at the ears, and their metadata."""
+    metadata, audio = root / "metadata", root / "audio"
+    generate_at_mic_musdb18.run(
+        OmegaConf.create(
+            {
+                "sample_rate": SAMPLE_RATE,
+                "path": {
+                    "scene_file": str(metadata / "scenes.train.json"),
+                    "music_file": str(metadata / "musdb18.train.json"),
+                    "head_loudspeaker_positions_file": str(metadata / "head_loudspeaker_positions.json"),
+                    "hrtf_dir": str(audio / "hrtf"),
+                    "music_dir": str(audio / "music"),
+                    "output_music_dir": str(audio / "at_mic_music"),
+                    "output_music_file": str(metadata / "at_mic_music.train.json"),
+                },
+            }
+        )
+    )
+
+
+def draw_officially(root: Path, scenes_per_song: int = 4) -> None:
+    """Let the recipe's sampler write the scenes of the training songs, and who hears them."""
+    metadata = root / "metadata"
+    generate_train_scenes.run(
+        OmegaConf.create(
+            {
+                "path": {
+                    "metadata_dir": str(metadata),
+                    "gains_file": str(metadata / "gains.json"),
+                    "head_loudspeaker_positions_file": str(metadata / "head_loudspeaker_positions.json"),
+                },
+                "scene": {"number_scenes_per_song": scenes_per_song},
+                "scene_listener": {"number_listeners_per_scene": 2},
+            }
+        )
+    )
 
 
 def official_openunmix() -> ModuleType:

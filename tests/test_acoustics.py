@@ -8,6 +8,7 @@ from recipes.cad_icassp_2024.generate_dataset.generate_at_mic_musdb18 import (
     load_hrtf_signals,
     normalise_lufs_level,
 )
+from scipy.signal import lfilter
 from signals import ten_kinds
 
 from cadenza_lib import acoustics
@@ -28,6 +29,33 @@ def test_at_ear_signals_equal_the_official_generators(kind, hrtf):
     left, right = (loudspeaker.numpy().T for loudspeaker in hrtf)
     expected = normalise_lufs_level(apply_hrtf(dry.numpy().T, left, right), dry.numpy().T, 44100)
     np.testing.assert_allclose(acoustics.at_ears(dry, hrtf).numpy().T, expected, atol=EXACT)
+
+
+BLOCK = 4096 - 234  # new samples in an overlap-save block of 4096 with 235 taps; sixteen blocks are one chunk
+
+
+@pytest.mark.parametrize(
+    "length", [1, 234, 235, BLOCK - 1, BLOCK, BLOCK + 1, 16 * BLOCK, 16 * BLOCK + 1, 40 * BLOCK - 3]
+)
+@pytest.mark.parametrize("differentiable", [False, True])
+def test_ears_hear_the_causal_filters_at_lengths_around_every_block(length, differentiable):
+    generator = np.random.default_rng(length)
+    signal, hrtf = generator.normal(size=(2, length)), generator.normal(size=(2, 2, 235))
+    expected = [sum(lfilter(hrtf[side, ear], 1, signal[side]) for side in (0, 1)) for ear in (0, 1)]
+    source = torch.from_numpy(signal).requires_grad_(differentiable)
+    heard = acoustics.loudspeakers_to_ears(source, torch.from_numpy(hrtf)).detach()
+    # 470 products of unit variance: FFT rounding grows with the whole block.
+    np.testing.assert_allclose(heard.numpy(), expected, atol=1e-11)
+
+
+def test_ears_hear_batches_and_single_precision_alike(hrtf):
+    signals = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 2, 2, 5000)))
+    heard = acoustics.loudspeakers_to_ears(signals, hrtf)
+    assert heard.shape == signals.shape
+    assert torch.equal(heard[2, 1], acoustics.loudspeakers_to_ears(signals[2, 1], hrtf))
+    single = acoustics.loudspeakers_to_ears(signals.float(), hrtf)
+    assert single.dtype == torch.float32
+    torch.testing.assert_close(single.double(), heard, rtol=0, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Possible clipped samples")

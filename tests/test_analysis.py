@@ -1,32 +1,31 @@
-"""Tables of scores, bootstrap intervals and correlations, against scipy and against simulated listeners."""
+"""Tables of scores: each number beside the ear it belongs to, means, and who and what is told about them."""
 
 import json
-import math
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from cadenza_lib import analysis
-from cadenza_lib.analysis import bootstrap_interval, correlation_table, summary_table, system_label, tidy_table
+from cadenza_lib.analysis import summary_table, system_label, tidy_table
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import COLUMNS, OFFICIAL_COLUMNS, Settings
 from cadenza_lib.files import write_json
 from cadenza_lib.finetune import Result
-from cadenza_lib.listeners import Listener, standard_audiogram
+from cadenza_lib.listeners import Audiogram, Listener, standard_audiogram
 
 LISTENERS = {
     "A": Listener(standard_audiogram("N2"), standard_audiogram("N3"), id="A"),
     "B": Listener(standard_audiogram("S1"), standard_audiogram("N1"), id="B"),
     "C": Listener(standard_audiogram("N5"), standard_audiogram("N5"), id="C"),
 }
+PARTS = (-20.0, -21.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)  # from left_loudness_lufs to right_spectrum
 ROWS = [
-    ("scene_10001", "Tiny 1-hlp_0001", "A", 0.9, 0.7, 0.8, 0.0, 0.25),
-    ("scene_10001", "Tiny 1-hlp_0001", "B", 0.6, 0.5, 0.55, 0.125, 0.0),
-    ("scene_10002", "Tiny 2-hlp_0004", "A", 0.4, 0.2, 0.3, 0.5, 1.0),
+    ("scene_10001", "Tiny 1-hlp_0001", "A", 0.9, 0.7, 0.8, 0.0, 0.25, *PARTS),
+    ("scene_10001", "Tiny 1-hlp_0001", "B", 0.6, 0.5, 0.55, 0.125, 0.0, *PARTS),
+    ("scene_10002", "Tiny 2-hlp_0004", "A", 0.4, 0.2, 0.3, 0.5, 1.0, *PARTS),
 ]
 ROUNDING = 1e-12  # the same sums in another order, float64
 
@@ -40,20 +39,6 @@ def write_scores(
     if settings is not None:
         (folder / "settings.json").write_text(json.dumps(asdict(settings)))
     return folder
-
-
-def simulated_table(
-    n_listeners: int, n_scenes: int, listener_sd: float, rng: np.random.Generator, noise_sd: float = 0.05
-) -> pd.DataFrame:
-    """Return ear scores around 0.5 in which each listener has an effect of their own."""
-    listener = np.repeat(np.arange(n_listeners), n_scenes)
-    effect = rng.normal(0, listener_sd, n_listeners)[listener]
-    haaqi = 0.5 + effect + rng.normal(0, noise_sd, len(listener))
-    return pd.DataFrame({"listener": [f"L{number}" for number in listener], "haaqi": haaqi})
-
-
-def mean_haaqi(rows: pd.DataFrame) -> float:
-    return float(rows["haaqi"].mean())
 
 
 # Labels
@@ -77,21 +62,15 @@ def test_label_tells_the_system_and_what_is_not_official(settings: Settings, lab
 def test_tidy_table_has_one_row_per_system_scene_listener_and_ear(tmp_path: Path) -> None:
     oracle = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
     mixture = write_scores(tmp_path / "b", settings=Settings("demo", "valid", "mixture"))
-    table = tidy_table([oracle, mixture], LISTENERS)
+    gains_db = {scene: {"vocals": 6, "drums": 0, "bass": -3, "other": 0} for scene in ("scene_10001", "scene_10002")}
+    table = tidy_table([oracle, mixture], LISTENERS, gains_db)
     assert list(table) == [
-        "system",
-        "scene",
-        "song",
-        "listener",
-        "ear",
-        "haaqi",
-        "clipped_share",
-        "pta_db_hl",
-        "low_db_hl",
-        "high_db_hl",
-        "asymmetry_db",
-        "better_ear_pta_db_hl",
-        "severity",
+        *("system", "scene", "song", "listener", "ear", "haaqi"),
+        *("clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum"),
+        *("music", "gain_vocals_db", "gain_drums_db", "gain_bass_db", "gain_other_db"),
+        *("pta_db_hl", "low_db_hl", "high_db_hl", "slope_db_per_octave", "asymmetry_db"),
+        *("better_ear_pta_db_hl", "severity"),
+        *(f"threshold_{f}_hz_db_hl" for f in (250, 375, 500, 750, 1000, 1500, 2000, 3000, 4000, 6000, 8000)),
     ]
     assert len(table) == 2 * 3 * 2
     assert not table.duplicated(["system", "scene", "listener", "ear"]).any()
@@ -108,13 +87,19 @@ def test_tidy_table_puts_each_score_beside_its_own_ear(tmp_path: Path) -> None:
     assert left["severity"] == right["severity"] == "mild"
     assert rows.loc[("scene_10002", "A", "right"), "haaqi"] == 0.2
     assert rows.loc[("scene_10001", "B", "left"), "pta_db_hl"] == 22.5  # S1
+    assert (left["threshold_500_hz_db_hl"], right["threshold_500_hz_db_hl"]) == (20, 35)
+    assert (left["loudness_lufs"], right["loudness_lufs"], left["spectrum"], right["spectrum"]) == (-20, -21, 0.3, 0.2)
+    assert left["music"] == "Tiny 1"
+    assert np.isnan(left["gain_bass_db"])  # not given
 
 
 def test_official_table_is_named_after_its_directory_and_has_no_clipping(tmp_path: Path) -> None:
     folder = write_scores(tmp_path / "baseline", columns=OFFICIAL_COLUMNS)
-    for given in (folder, folder / "scores.csv", str(folder)):
+    published = (folder / "scores.csv").rename(folder / "team_E001.csv")
+    (folder / "scores.csv").write_bytes(published.read_bytes())
+    for given, name in [(folder, "baseline"), (folder / "scores.csv", "baseline"), (str(published), "team_E001")]:
         table = tidy_table([given], LISTENERS)
-        assert table["system"].unique().tolist() == ["baseline"]
+        assert table["system"].unique().tolist() == [name]
         assert table["clipped_share"].isna().all()
         assert table["haaqi"].sum() == pytest.approx(0.9 + 0.7 + 0.6 + 0.5 + 0.4 + 0.2, abs=ROUNDING)
 
@@ -182,88 +167,69 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     np.testing.assert_allclose(summary.loc[0, ["ci_low", "ci_high"]].astype(float), 0.55, rtol=0, atol=ROUNDING)
 
 
-def test_one_listener_has_no_interval() -> None:
-    table = pd.DataFrame({"listener": ["A", "A"], "haaqi": [0.4, 0.6]})
-    assert all(math.isnan(limit) for limit in bootstrap_interval(table, mean_haaqi))
+def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
+    rows = [ROWS[0], (*ROWS[1][:3], np.nan, np.nan, np.nan, *ROWS[1][6:])]
+    table = tidy_table([write_scores(tmp_path / "a", rows, Settings("demo", "valid", "oracle"))], LISTENERS)
+    assert len(table) == 4
+    said = analysis.describe(table)
+    assert said == "1 system, 2 listeners, 1 song, 1 scene, 4 scores of ears, 2 of them missing and left out."
+    summary = summary_table(table).iloc[0]
+    assert summary["haaqi"] == pytest.approx((0.9 + 0.7) / 2, abs=ROUNDING)
+    nothing = summary_table(table.assign(haaqi=np.nan)).iloc[0]
+    assert nothing["n_pairs"] == 0
+    assert np.isnan(nothing["haaqi"])
 
 
-# Bootstrap
+def test_frequencies_that_were_not_measured_in_a_listener_are_missing(tmp_path: Path) -> None:
+    few = Audiogram(levels=np.array([20.0, 30.0, 40.0]), frequencies=np.array([500.0, 1000.0, 4000.0]))
+    listeners = {**LISTENERS, "B": Listener(few, few, id="B")}
+    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))], listeners)
+    b = table[table["listener"] == "B"].iloc[0]
+    assert b[["threshold_500_hz_db_hl", "threshold_4000_hz_db_hl"]].tolist() == [20, 40]
+    assert np.isnan(b["threshold_2000_hz_db_hl"])
+    assert b["pta_db_hl"] == pytest.approx((20 + 30 + 35 + 40) / 4)  # 2 kHz interpolated, half way in octaves
+    assert analysis.threshold_columns(table)[0] == "threshold_250_hz_db_hl"
 
 
-def test_bootstrap_of_one_row_per_listener_is_the_ordinary_one() -> None:
-    table = simulated_table(30, 1, 0.1, np.random.default_rng(1))
-    expected = stats.bootstrap(
-        (table["haaqi"].to_numpy(),), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(2)
+def test_the_paper_s_listener_is_featured_or_the_most_asymmetric_one(tmp_path: Path) -> None:
+    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))], LISTENERS)
+    name, sentence = analysis.featured_listener(table)
+    assert name == "A"  # N2 and N3 differ by 15 dB, S1 and N1 by 6.25 dB
+    assert sentence == (
+        "The paper's listener L5000 is not in these scores; shown is A, the most asymmetric one "
+        "(right minus left pure-tone average +15.0 dB)."
     )
-    # The 2.5 % quantile of 2000 resamples of a normal statistic has a standard deviation of
-    # sqrt(0.025 * 0.975 / 2000) / 0.058 = 0.06 standard errors; four of these and scipy's own error.
-    tolerance = 0.25 * expected.standard_error
-    assert bootstrap_interval(table, mean_haaqi) == pytest.approx(tuple(expected.confidence_interval), abs=tolerance)
+    assert analysis.featured_listener(table, "B")[0] == "B"
+    ears = analysis.ear_columns(table, "A").set_index("ear")
+    assert ears["haaqi"].to_dict() == pytest.approx({"left": (0.9 + 0.4) / 2, "right": (0.7 + 0.2) / 2})
+    assert ears["n_scenes"].tolist() == [2, 2]
 
 
-def test_scenes_of_one_listener_count_no_more_than_one_when_they_are_equal() -> None:
-    one = simulated_table(12, 1, 0.1, np.random.default_rng(3))
-    eight = pd.concat([one] * 8, ignore_index=True)
-    assert bootstrap_interval(eight, mean_haaqi) == pytest.approx(bootstrap_interval(one, mean_haaqi), abs=ROUNDING)
+def test_gain_table_averages_the_scenes_with_a_gain(tmp_path: Path) -> None:
+    gains_db = {
+        "scene_10001": {"vocals": 6, "drums": 0, "bass": -3, "other": 0},
+        "scene_10002": {"vocals": -6, "drums": 0, "bass": 3, "other": 0},
+    }
+    folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
+    gains = analysis.gain_table(tidy_table([folder], LISTENERS, gains_db)).set_index(["stem", "gain_db"])
+    assert gains.loc[("vocals", 6), "haaqi"] == pytest.approx((0.9 + 0.7 + 0.6 + 0.5) / 4)
+    assert gains.loc[("vocals", -6), "haaqi"] == pytest.approx(0.3)
+    assert np.isnan(gains.loc[("vocals", -6), "ci_low"])  # one listener
+    assert gains.loc[("drums", 0), ["n_ears", "n_listeners"]].tolist() == [6, 2]
+    assert gains.loc[("drums", 0), "ci_low"] == pytest.approx(0.55)  # A alone and B alone have the same mean
+    assert analysis.gain_table(tidy_table([folder], LISTENERS)).empty  # gains are not known
 
 
-def test_interval_covers_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(4)
-    repetitions = 120
-    covered = 0
-    for repetition in range(repetitions):
-        table = simulated_table(25, 4, listener_sd=0.1, rng=rng)
-        low, high = bootstrap_interval(table, mean_haaqi, seed=repetition, n_resamples=200)
-        covered += low <= 0.5 <= high
-    # The percentile interval of 25 listeners covers about 93 %, with a standard deviation of 2.3 % here. Resampling
-    # rows as if they were independent would cover about 70 %.
-    assert 0.86 <= covered / repetitions <= 0.99
-
-
-def test_same_seed_gives_the_same_interval_and_leaves_the_global_generator_alone() -> None:
-    table = simulated_table(10, 2, 0.1, np.random.default_rng(5))
-    np.random.seed(1)
-    expected = np.random.random()
-    np.random.seed(1)
-    intervals = [bootstrap_interval(table, mean_haaqi, seed, n_resamples=50) for seed in (0, 0, 1)]
-    assert np.random.random() == expected
-    assert intervals[0] == intervals[1] != intervals[2]
-
-
-# Correlations
-
-
-def test_correlation_equals_scipys_for_each_system() -> None:
-    rng = np.random.default_rng(6)
-    tables = []
-    for system, slope in (("oracle", -0.002), ("mixture", -0.01)):
-        table = simulated_table(12, 3, 0.03, rng).assign(system=system, clipped_share=0.0)
-        table["pta_db_hl"] = np.repeat(rng.uniform(10, 80, 12), 3)
-        table["haaqi"] += slope * table["pta_db_hl"]
-        tables.append(table)
-    result = correlation_table(pd.concat(tables, ignore_index=True))
-    assert list(result) == ["system", "predictor", "n_ears", "n_listeners", "pearson_r", "ci_low", "ci_high"]
-    assert result["system"].tolist() == ["oracle", "mixture"]
-    assert result[["n_ears", "n_listeners"]].to_numpy().tolist() == [[36, 12], [36, 12]]
-    for row, table in zip(result.itertuples(), tables, strict=True):
-        expected = stats.pearsonr(table["pta_db_hl"], table["haaqi"]).statistic
-        assert row.predictor == "pta_db_hl"
-        assert row.pearson_r == pytest.approx(expected, abs=ROUNDING)
-        assert -1 <= row.ci_low < row.pearson_r < row.ci_high <= 1
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3])  # the mean of many 0.1 is not 0.1 in float64
-def test_correlation_with_a_constant_column_is_nan_and_warns_of_nothing(constant: float) -> None:
-    table = simulated_table(6, 3, 0.1, np.random.default_rng(7)).assign(system="oracle", clipped_share=constant)
-    result = correlation_table(table, "clipped_share")
-    assert result[["pearson_r", "ci_low", "ci_high"]].isna().all(axis=None)
-
-
-@pytest.mark.filterwarnings("error")
-def test_correlation_with_unknown_clipping_is_nan_and_warns_of_nothing(tmp_path: Path) -> None:
-    table = tidy_table([write_scores(tmp_path / "baseline", columns=OFFICIAL_COLUMNS)], LISTENERS)
-    assert correlation_table(table, "clipped_share")[["pearson_r", "ci_low", "ci_high"]].isna().all(axis=None)
+def test_listeners_come_from_the_corpus_or_from_a_file(tmp_path: Path) -> None:
+    people, gains_db = analysis.listeners_and_gains_db("demo", "valid")
+    assert "N3-N5" in people
+    assert set(gains_db["scene_10001"]) == {"vocals", "drums", "bass", "other"}
+    entry = {"name": "X", "audiogram_cfs": [500, 4000], "audiogram_levels_l": [1, 2], "audiogram_levels_r": [3, 4]}
+    write_json(tmp_path / "listeners.json", {"X": entry})
+    alone, unknown = analysis.listeners_and_gains_db("", "", str(tmp_path / "listeners.json"))
+    assert (list(alone), unknown) == (["X"], {})
+    with pytest.raises(ParameterError, match="There are no audiograms: give the corpus"):
+        analysis.listeners_and_gains_db("", "")
 
 
 def test_data_size_table_averages_runs_and_puts_the_papers_row_beside_them(tmp_path):

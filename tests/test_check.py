@@ -104,7 +104,7 @@ def test_usage_error_exits_with_two_and_version_is_told(capsys: pytest.CaptureFi
     [
         (["run", "none.ipynb"], "cadenza: error: Notebook none.ipynb does not exist; check the path.\n"),
         (["run", "x.txt"], "x.txt is neither a notebook (.ipynb) nor a study (.yaml)"),
-        (["run", "x.ipynb", "--workers", "2"], "x.ipynb is one notebook"),
+        (["run", "x.ipynb", "--jobs", "2"], "x.ipynb is one notebook"),
     ],
 )
 def test_error_is_one_sentence_and_exits_with_one(

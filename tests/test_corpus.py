@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from omegaconf import OmegaConf
-from recipes.cad_icassp_2024.generate_dataset import generate_at_mic_musdb18 as official
+from official import simulate_officially
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, check_not_silent
@@ -39,27 +38,6 @@ def root(pristine: Path, tmp_path: Path) -> Path:
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text())
-
-
-def simulate_officially(root: Path) -> None:
-    """Let the recipe's generator write the songs of all scenes at the ears, and their metadata."""
-    metadata, audio = root / "metadata", root / "audio"
-    official.run(
-        OmegaConf.create(
-            {
-                "sample_rate": SAMPLE_RATE,
-                "path": {
-                    "scene_file": str(metadata / "scenes.train.json"),
-                    "music_file": str(metadata / "musdb18.train.json"),
-                    "head_loudspeaker_positions_file": str(metadata / "head_loudspeaker_positions.json"),
-                    "hrtf_dir": str(audio / "hrtf"),
-                    "music_dir": str(audio / "music"),
-                    "output_music_dir": str(audio / "at_mic_music"),
-                    "output_music_file": str(metadata / "at_mic_music.train.json"),
-                },
-            }
-        )
-    )
 
 
 def read_all(root: Path) -> None:

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pyloudnorm
 import pytest
 import torch
 from clarity.enhancer.nalr import NALR
@@ -15,7 +16,9 @@ from cadenza_lib import evaluation
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import open_corpus, tiny_corpus, tiny_song
 from cadenza_lib.errors import AudioError, CadenzaError, ParameterError
-from cadenza_lib.evaluation import Settings
+from cadenza_lib.evaluation import PairScore, Settings
+from cadenza_lib.haaqi import Components
+from cadenza_lib.listeners import EARS
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.separation import load
 
@@ -82,6 +85,36 @@ def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
     assert ours.mean == pytest.approx(np.mean(expected), abs=SCORE_TOLERANCE)
 
 
+def test_parts_of_a_score_combine_to_it_and_a_kept_reference_gives_the_same(corpus):
+    split = corpus.split("train")
+    pair = choose_pairs(split.scene_listeners)[0]
+    song, listener = corpus.at_ear_song(split, split.scenes[pair.scene]), split.listeners[pair.listener]
+    gains_db = corpus.gains_db(split.scenes[pair.scene])
+    outputs = [evaluation.enhance(song, song.stems, gains_db, listener, 0.3, level_db) for level_db in (-3.0, 0.0)]
+    remixed = evaluation.reference_remix(song, gains_db)
+    kept = evaluation.PairReference(remixed, listener, pair.scene)
+    for output in outputs:
+        values = kept.score(output).values()
+        assert values == evaluation.score(output, remixed, listener, pair.scene).values()
+        named = dict(zip(evaluation.COLUMNS[3:], values, strict=True))
+        for index, ear in enumerate(EARS):
+            # Kates and Arehart 2016, equations of the combined model
+            nonlinear = 0.754 * named[f"{ear}_cepstral_correlation"] ** 3 + 0.246 * named[f"{ear}_fine_structure"]
+            linear = 0.329 * named[f"{ear}_loudness"] + 0.671 * named[f"{ear}_spectrum"]
+            combined = 0.336 * nonlinear + 0.001 * linear + 0.501 * nonlinear**2 + 0.161 * linear**2
+            assert named[f"{ear}_score"] == pytest.approx(combined, abs=1e-12)
+            loudness_lufs = pyloudnorm.Meter(32000).integrated_loudness(output.signal[index].astype(float))
+            assert named[f"{ear}_loudness_lufs"] == pytest.approx(loudness_lufs, abs=1e-3)  # float32 here
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_table_with_other_columns_is_not_continued(corpus, tmp_path):
+    pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
+    (tmp_path / "scores.csv").write_text(",".join(evaluation.OFFICIAL_COLUMNS) + "\n")
+    with pytest.raises(ParameterError, match=r"scores\.csv has other columns than are written now; delete"):
+        evaluation.evaluate(corpus, load("oracle"), Settings(corpus.name, "train", "oracle"), pairs, tmp_path)
+
+
 def test_scoring_leaves_numpys_generator_as_it_was(corpus):
     split = corpus.split("train")
     pair = choose_pairs(split.scene_listeners)[0]
@@ -119,7 +152,12 @@ class _Counting:
 @pytest.fixture
 def quick_score(monkeypatch):
     """Replace HAAQI, which these tests do not look at, by the level of the processed signal."""
-    monkeypatch.setattr(evaluation, "compute_haaqi", lambda processed_signal, **_: float(np.std(processed_signal)))
+
+    def level(_, output):
+        components = [Components(float(np.std(signal)), *[0.5] * 6) for signal in output.signal]
+        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
+
+    monkeypatch.setattr(evaluation.PairReference, "score", level)
 
 
 @pytest.mark.usefixtures("quick_score")
@@ -150,14 +188,15 @@ def test_more_pairs_are_added_to_those_already_scored(corpus, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_score")
-def test_scores_have_the_official_columns_and_the_clipped_share(corpus, tmp_path):
+def test_scores_have_the_official_columns_and_what_is_known_of_each_ear(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
     settings = Settings(corpus.name, "train", "oracle", output_level_db=30.0)
     evaluation.evaluate(corpus, load("oracle"), settings, pairs, tmp_path, progress=False)
     with (tmp_path / "scores.csv").open() as file:
         header, row = list(csv.reader(file))
     assert tuple(header[:6]) == ("scene", "song", "listener", "left_score", "right_score", "score")
-    assert header[6:] == ["left_clipped_share", "right_clipped_share"]
+    names = ["clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum"]
+    assert header[6:] == [f"{ear}_{name}" for name in names for ear in ("left", "right")]
     assert float(row[5]) == pytest.approx((float(row[3]) + float(row[4])) / 2)
     assert 0.1 < float(row[6]) < 1
     samples, rate = read_flac_signal(tmp_path / "enhanced_signals" / f"{row[0]}_{row[2]}_remix.flac")
@@ -173,6 +212,41 @@ def test_each_scene_is_separated_once_for_all_its_listeners(corpus, tmp_path):
     separator = _Counting()
     evaluation.evaluate(corpus, separator, Settings(corpus.name, "train", "oracle"), pairs, tmp_path, progress=False)
     assert (len(pairs), separator.calls) == (2, 1)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_song_at_the_ears_is_separated_once_however_its_pairs_are_ordered(corpus, tmp_path):
+    split = corpus.split("train")
+    pairs = choose_pairs({scene: list(split.listeners) for scene in split.scenes})
+    pairs = pairs[::2] + pairs[::-2]
+    songs = {scene.at_ear_song for scene in split.scenes.values()}
+    settings, separator = Settings(corpus.name, "train", "oracle"), _Counting()
+    scores = evaluation.evaluate(corpus, separator, settings, pairs, tmp_path, progress=False)
+    assert separator.calls == len(songs) < len(pairs)
+    assert list(zip(scores["scene"], scores["listener"], strict=True)) == [(p.scene, p.listener) for p in pairs]
+
+
+def test_processes_find_the_very_scores_of_one_process(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)[::-1]
+    settings, folders = Settings(corpus.name, "train", "mixture"), (tmp_path / "one", tmp_path / "two")
+    one, two = (
+        evaluation.evaluate(corpus, load("mixture"), settings, pairs, folder, progress=False, jobs=jobs)
+        for jobs, folder in enumerate(folders, 1)
+    )
+    assert two.equals(one)
+    written = [sorted(path.name for path in folder.rglob("*.flac")) for folder in folders]
+    assert written[0] == written[1]
+    lines = [sorted((folder / "scores.csv").read_text().splitlines()) for folder in folders]
+    assert lines[0] == lines[1]
+
+
+def test_a_separator_of_this_process_alone_is_refused_for_several(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = Settings(corpus.name, "train", "step 3")
+    with pytest.raises(ParameterError, match=r"separator 'step 3' lives in this process alone .*; evaluate with jobs"):
+        evaluation.evaluate(corpus, lambda song: song.stems, settings, pairs, tmp_path, progress=False, jobs=2)
 
 
 @pytest.mark.usefixtures("quick_score")

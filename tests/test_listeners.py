@@ -259,6 +259,7 @@ def test_ear_table_holds_hand_computed_averages() -> None:
         "pta_db_hl",
         "low_db_hl",
         "high_db_hl",
+        "slope_db_per_octave",
         "asymmetry_db",
         "better_ear_pta_db_hl",
         "severity",
@@ -267,6 +268,7 @@ def test_ear_table_holds_hand_computed_averages() -> None:
         "pta_db_hl": (31.25, 46.25),
         "low_db_hl": ((20 + 25 + 35) / 3, (35 + 40 + 50) / 3),
         "high_db_hl": ((35 + 40 + 45 + 50 + 50) / 5, (50 + 55 + 60 + 65 + 65) / 5),
+        "slope_db_per_octave": ((45 - 20) / 3, (60 - 35) / 3),
         "asymmetry_db": (15.0, 15.0),
         "better_ear_pta_db_hl": (31.25, 31.25),
     }

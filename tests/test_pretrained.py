@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,7 +43,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         content = self.state.files[name]
-        self.send_response(200)
+        start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        if start and start >= len(content):
+            self.send_error(416)
+            return
+        if start and self.state.ranges:
+            content = content[start:]
+            self.send_response(206)
+        else:
+            start = 0
+            self.send_response(200)
+        self.state.starts.append(start)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content[: len(content) // 2] if name in self.state.cut else content)
@@ -58,6 +69,8 @@ class Server:
         self.files: dict[str, bytes] = {}
         self.cut: set[str] = set()
         self.requests: list[str] = []
+        self.starts: list[int] = []  # the first byte of each answer
+        self.ranges = True
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +136,7 @@ def _saved(state: dict[str, torch.Tensor], folder: Path) -> bytes:
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+    return sorted(path.name for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
 
 
 class _RunsCode:
@@ -215,21 +228,69 @@ def test_a_file_that_the_server_does_not_have_ends_in_one_sentence(cache, name):
 
 @pytest.mark.parametrize("name", ["hdemucs_high_musdb", "umxhq"])
 @pytest.mark.usefixtures("umxhq")
-def test_a_cut_connection_leaves_nothing_behind(server, cache, baseline_bytes, name):
+def test_a_cut_connection_leaves_no_weights_and_the_next_try_goes_on_where_it_ended(
+    server, cache, baseline_bytes, name
+):
     server.files[BASELINE_FILE] = baseline_bytes
     server.cut = set(server.files)
-    with pytest.raises(ModelError, match="could not be downloaded"):
+    with pytest.raises(ModelError, match=r"could not be downloaded.*connection ended after \d+ of \d+ bytes"):
         separation.load(name)
-    assert _files(cache) == []
+    (part,) = _files(cache)
+    assert part.endswith(".part")
+    half = len(server.files[part.removesuffix(".part")]) // 2
     server.cut.clear()
-    separation.load(name)  # and the next try begins anew
+    separation.load(name)
+    assert server.starts[:2] == [0, half]
+    assert not [file for file in _files(cache) if file.endswith(".part")]
+
+
+def test_a_server_that_only_sends_whole_files_is_asked_again(server, cache, baseline_bytes):
+    server.files[BASELINE_FILE] = baseline_bytes
+    server.cut, server.ranges = {BASELINE_FILE}, False
+    with pytest.raises(ModelError):
+        separation.load("hdemucs_high_musdb")
+    server.cut.clear()
+    separation.load("hdemucs_high_musdb")
+    assert (cache / "torchaudio" / "models" / BASELINE_FILE).read_bytes() == baseline_bytes
+
+
+@pytest.mark.parametrize("rest", [b"", b"and more"])
+def test_a_part_as_long_as_the_file_or_longer_begins_anew(server, cache, baseline_bytes, rest):
+    server.files[BASELINE_FILE] = baseline_bytes
+    folder = cache / "torchaudio" / "models"
+    folder.mkdir(parents=True)
+    (folder / f"{BASELINE_FILE}.part").write_bytes(bytes(len(baseline_bytes)) + rest)
+    separation.load("hdemucs_high_musdb")
+    assert (folder / BASELINE_FILE).read_bytes() == baseline_bytes
+    assert _files(cache) == [BASELINE_FILE]
+
+
+@pytest.mark.usefixtures("umxhq")
+def test_a_part_of_another_file_is_refused_and_removed(cache):
+    name = pretrained.UMXHQ_FILES["vocals"]
+    folder = cache / "checkpoints"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.part").write_bytes(bytes(1000))
+    with pytest.raises(ModelError, match=f"{name} could not be downloaded.*SHA-256"):
+        separation.load("umxhq")
+    assert _files(cache) == []
+    separation.load("umxhq")
+
+
+def test_two_downloads_of_one_file_at_the_same_time_load_it_once(server, cache, baseline_bytes):
+    server.files[BASELINE_FILE] = baseline_bytes
+    with ThreadPoolExecutor(4) as pool:
+        networks = list(pool.map(separation.load, ["hdemucs_high_musdb"] * 4))
+    assert len(networks) == 4
+    assert server.requests == [BASELINE_FILE]
+    assert _files(cache) == [BASELINE_FILE]
 
 
 @pytest.mark.usefixtures("umxhq")
 def test_a_wrong_checksum_is_refused_and_leaves_nothing_behind(server, cache):
     vocals, drums = (pretrained.UMXHQ_FILES[stem] for stem in ("vocals", "drums"))
     server.files[vocals] = server.files[drums]  # a whole file of the right kind, but another
-    with pytest.raises(ModelError, match=rf"{vocals} could not be downloaded.*invalid hash value"):
+    with pytest.raises(ModelError, match=rf"{vocals} could not be downloaded.*SHA-256 does not begin"):
         separation.load("umxhq")
     assert _files(cache) == []
 
@@ -239,7 +300,7 @@ def test_without_a_network_the_error_says_which_file_to_put_where(cache, monkeyp
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+    monkeypatch.setattr(pretrained, "urlopen", unreachable)
     with pytest.raises(ModelError) as raised:
         separation.load(name)
     message = str(raised.value)

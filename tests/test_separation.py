@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -337,3 +338,10 @@ def test_stems_are_saved_at_their_own_level(tmp_path):
         samples, rate = soundfile.read(path)
         assert rate == 44100
         np.testing.assert_allclose(samples.T, stem.numpy(), rtol=0, atol=1 / 32768)
+
+
+def test_a_loaded_separator_goes_to_another_process_by_its_name():
+    separator, song = separation.load("demo_openunmix", "cpu"), tiny_song(0.5)
+    sent = pickle.dumps(separator)
+    assert len(sent) < 1000  # no weights
+    assert torch.equal(pickle.loads(sent)(song), separator(song))

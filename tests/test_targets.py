@@ -7,8 +7,10 @@ from signals import ten_kinds
 
 from cadenza_lib.demo import tiny_listener, tiny_song
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.fitting import listener_firs
+from cadenza_lib.evaluation import score
+from cadenza_lib.fitting import amplify, finish, listener_firs
 from cadenza_lib.listeners import EARS, ear_audiogram
+from cadenza_lib.remix import remix
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.targets import STAGES, TargetLoss, stage_signals
 
@@ -150,6 +152,57 @@ def test_the_gradient_is_that_of_finite_differences(stage, per_stem):
         )
     slope = (estimate.grad * direction).sum().item()
     assert slope == pytest.approx((up - down) / (2 * step), rel=1e-3, abs=1e-9)
+
+
+def _batch(duration_s: float = 1.0) -> dict[str, object]:
+    """Return what a loss takes beside the estimate: one item."""
+    _, truth, mixture = (signal[None].float() for signal in _scene(duration_s))
+    firs = listener_firs(tiny_listener())[None].float()
+    return {
+        "truth": truth,
+        "gains_db": _gains()[None].float(),
+        "mixture": mixture,
+        "firs": firs,
+        "listeners": [tiny_listener()],
+    }
+
+
+def test_the_haaqi_target_is_one_minus_the_score_of_the_evaluation():
+    """Apart from the noise of the ear model, which moves a score by up to 2e-3, and the resampling."""
+    batch = _batch(2.0)
+    estimate = 0.5 * batch["truth"] + 0.5 * batch["mixture"][:, None] / 4
+    loss, parts = TargetLoss(("haaqi",))(estimate, **batch)
+    output = finish(
+        amplify(remix(estimate[0].double(), _gains(), batch["mixture"][0].double()), listener_firs(tiny_listener()))
+    )
+    reference = remix(batch["truth"][0].double(), _gains(), batch["mixture"][0].double())
+    official = score(output, reference, tiny_listener(), "scene_10001").mean
+    assert 0.2 < official < 0.9
+    assert loss.item() == parts["haaqi"].item() == pytest.approx(1 - official, abs=4e-3)
+
+
+def test_a_step_against_the_gradient_of_the_haaqi_target_raises_haaqi():
+    batch = _batch()
+    estimate = (0.7 * batch["truth"] + 0.1 * batch["mixture"][:, None]).requires_grad_()
+    loss = TargetLoss(("haaqi",))
+    before, _ = loss(estimate, **batch)
+    before.backward()
+    with torch.no_grad():
+        step = 1e-3 * estimate.square().mean().sqrt() / estimate.grad.square().mean().sqrt()
+        after, _ = loss(estimate - step * estimate.grad, **batch)
+    assert after < before
+    predicted = step * estimate.grad.square().sum()
+    assert (before - after).item() == pytest.approx(predicted.item(), rel=0.3)  # a step is not infinitely small
+
+
+def test_the_haaqi_target_leaves_out_what_is_silent():
+    batch = _batch()
+    silent = {**batch, "truth": 0 * batch["truth"]}
+    estimate = batch["truth"].clone().requires_grad_()
+    loss, _ = TargetLoss(("stems", "haaqi"))(estimate, **silent)
+    loss.backward()
+    assert loss.item() == estimate.abs().mean().item()
+    assert estimate.grad.isfinite().all()
 
 
 @pytest.mark.parametrize(

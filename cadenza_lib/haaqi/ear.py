@@ -22,8 +22,10 @@ from cadenza_lib.haaqi import kernels
 from cadenza_lib.haaqi.kernels import HOP, LANES
 
 __all__ = [
-    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "Filtered", "adjusted_bandwidth", "centre_frequencies",
-    "control_rms", "filter_bands", "group_delays", "middle_ear", "nal_r", "noise_gain", "resample", "to_neural",
+    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "Filtered", "adaptation", "adjusted_bandwidth",
+    "centre_frequencies", "control_bandwidth", "control_rms", "filter_bands", "group_delays", "level_filter",
+    "middle_ear", "middle_ear_filters", "nal_r", "nal_r_filter", "noise_gain", "resample",
+    "to_neural",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -85,7 +87,8 @@ class Ear:
 
 
 @cache
-def _control_bandwidth() -> Floats:
+def control_bandwidth() -> Floats:
+    """Bandwidth of the control filters re the normal ear's: (band,)."""
     return Ear.from_levels(np.full(len(AUDIOGRAM_FREQUENCIES), CONTROL_LOSS_DB_HL)).bandwidth
 
 
@@ -100,7 +103,7 @@ def resample(signal: NDArray, sample_rate: float) -> Floats:
     resampled = dsp.resample_poly(signal, target, source)
 
     def in_band(x: NDArray, rate_khz: int) -> NDArray:
-        return dsp.lfilter(*dsp.cheby2(7, 30, 21.0 / rate_khz), x)  # seventh order, 30 dB down at 10.5 kHz
+        return dsp.lfilter(*level_filter(rate_khz), x)
 
     before, after = (signal, resampled) if source < target else (in_band(signal, source), in_band(resampled, target))
     with np.errstate(invalid="ignore"):  # 0 / 0 in silence gives NaN, which the caller looks for
@@ -108,27 +111,40 @@ def resample(signal: NDArray, sample_rate: float) -> Floats:
     return np.asarray(gain * resampled, np.float64)
 
 
+@cache
+def level_filter(rate_khz: int) -> tuple[Floats, Floats]:
+    """Numerator and denominator of a low-pass of seventh order, 30 dB down at 10.5 kHz."""
+    b, a = dsp.cheby2(7, 30, 21.0 / rate_khz)
+    return b, a
+
+
+def nal_r_filter(levels: Floats) -> Floats:
+    """NAL-R prescription for `levels`: (tap,)."""
+    fir, _ = NALR(NAL_R_ORDER, SAMPLE_RATE).build(Audiogram(levels=levels, frequencies=AUDIOGRAM_FREQUENCIES))
+    return np.asarray(fir)
+
+
 def nal_r(signal: Floats, levels: Floats) -> Floats:
     """Amplify by the NAL-R prescription for `levels`.
 
     As in pyclarity, 140 samples of the filter's output are dropped though its delay is 70: the result is 70 early.
     """
-    prescription = NALR(NAL_R_ORDER, SAMPLE_RATE)
-    fir, _ = prescription.build(Audiogram(levels=levels, frequencies=AUDIOGRAM_FREQUENCIES))
-    return dsp.oaconvolve(signal, fir)[NAL_R_ORDER : NAL_R_ORDER + len(signal)]
+    return dsp.oaconvolve(signal, nal_r_filter(levels))[NAL_R_ORDER : NAL_R_ORDER + len(signal)]
 
 
 @cache
-def _middle_ear_filters() -> tuple[Floats, Floats]:
+def middle_ear_filters() -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    """Numerator and denominator of the low-pass and of the high-pass."""
     b1, a1 = dsp.butter(1, MIDDLE_EAR_LOW_PASS_HZ / (0.5 * SAMPLE_RATE))
     b2, a2 = dsp.butter(2, MIDDLE_EAR_HIGH_PASS_HZ / (0.5 * SAMPLE_RATE), "high")
-    return np.concatenate((b1, a1[1:])), np.concatenate((b2, a2[1:]))
+    return (b1, a1), (b2, a2)
 
 
 def middle_ear(signal: Floats) -> Floats:
     """Band-pass of the middle ear, roughly the equal-loudness contour at threshold."""
     out = np.empty(len(signal))
-    kernels.middle_ear(np.ascontiguousarray(signal), *_middle_ear_filters(), out)
+    low, high = (np.concatenate((b, a[1:])) for b, a in middle_ear_filters())
+    kernels.middle_ear(np.ascontiguousarray(signal), low, high, out)
     return out
 
 
@@ -156,7 +172,7 @@ def _gammatone(bandwidth: Floats, centre: Floats) -> Floats:
 def control_rms(signal: Floats, bands: slice) -> Floats:
     """RMS envelope of `signal`, (time,) after the middle ear, in eight wide control filters: (lane,)."""
     centre = centre_frequencies()[bands]
-    power = kernels.control_power(signal, _gammatone(_control_bandwidth()[bands], centre), *_carrier(centre))
+    power = kernels.control_power(signal, _gammatone(control_bandwidth()[bands], centre), *_carrier(centre))
     return np.sqrt(power / len(signal))
 
 
@@ -173,7 +189,7 @@ def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: slice) -
     with np.errstate(divide="ignore"):
         level = 20.0 * np.log10(control) + level1
     share = np.clip((level - WIDENING_FROM_DB_SPL) / (WIDENING_TO_DB_SPL - WIDENING_FROM_DB_SPL), 0.0, 1.0)
-    return ear.bandwidth[bands] + share * (_control_bandwidth()[bands] - ear.bandwidth[bands])
+    return ear.bandwidth[bands] + share * (control_bandwidth()[bands] - ear.bandwidth[bands])
 
 
 def filter_bands(
@@ -193,7 +209,7 @@ def filter_bands(
     offset = -ear.ohc_db[bands] / kernels.DB_PER_OCTAVE - exponent * np.log2(lowest)
     b, a = dsp.butter(1, GAIN_SMOOTHING_HZ / (0.5 * SAMPLE_RATE))
     power, *energy = kernels.compress(
-        signal, _gammatone(_control_bandwidth()[bands], centre), _gammatone(bandwidth, centre), *_carrier(centre),
+        signal, _gammatone(control_bandwidth()[bands], centre), _gammatone(bandwidth, centre), *_carrier(centre),
         np.concatenate((lowest, highest, exponent, offset)), np.array([b[0], -a[1]]), rows[0], rows[1],
     )  # fmt: skip
     level = _average_level(np.sqrt(power / size), control, ear, level1, bands)
@@ -220,7 +236,7 @@ def group_delays(bandwidth: Floats) -> NDArray[np.int64]:
 
 
 @cache
-def _adaptation() -> Floats:
+def adaptation() -> Floats:
     """Update of the two voltages of the equivalent circuit by backward differences: see `kernels.neural`."""
     r1 = 1.0 / OVERSHOOT
     r2 = r3 = 0.5 * (1.0 - r1)
@@ -246,7 +262,7 @@ def to_neural(
     """
     halves = envelope.shape[1] // HOP
     rising, falling = np.zeros((LANES, halves)), np.zeros((LANES, halves))
-    kernels.neural(envelope, motion, level1 - ear.ihc_db[bands], _adaptation(), late, window, rising, falling)
+    kernels.neural(envelope, motion, level1 - ear.ihc_db[bands], adaptation(), late, window, rising, falling)
     return rising, falling
 
 

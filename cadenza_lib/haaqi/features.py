@@ -18,9 +18,9 @@ from cadenza_lib.haaqi.ear import BANDS, SAMPLE_RATE, centre_frequencies
 from cadenza_lib.haaqi.kernels import HOP, SMALL
 
 __all__ = [
-    "Cepstra", "Segments", "audible_segments", "cepstra", "cepstral_correlation", "covariance", "envelope_count",
-    "envelope_window", "fine_structure_similarity", "segment_count", "segment_level", "segment_power", "segments",
-    "smooth_envelope", "spectral_differences",
+    "Cepstra", "Segments", "audible_segments", "cepstra", "cepstral_basis", "cepstral_correlation", "covariance",
+    "envelope_count", "envelope_window", "fine_structure_similarity", "modulation_filters", "phase_locking",
+    "segment_count", "segment_level", "segment_power", "segments", "smooth_envelope", "spectral_differences",
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
@@ -75,13 +75,14 @@ class Cepstra:
 
 
 @cache
-def _basis() -> Floats:
+def cepstral_basis() -> Floats:
+    """Cosines over the bands, of unit norm, without the constant: (coefficient, band)."""
     basis = np.cos(np.outer(np.arange(1, CEPSTRAL_COEFFICIENTS), np.arange(BANDS)) * np.pi / (BANDS - 1))
     return basis / np.linalg.norm(basis, axis=1, keepdims=True)
 
 
 @cache
-def _modulation_filters() -> Floats:
+def modulation_filters() -> Floats:
     """Linear-phase FIR filters at the envelope rate of 250 Hz: (modulation band, tap)."""
     rate = SAMPLE_RATE / HOP
     bands = [
@@ -94,11 +95,11 @@ def _modulation_filters() -> Floats:
 
 def cepstra(smooth: Floats, audible: NDArray[np.int64]) -> Cepstra:
     """Mel cepstrum of the audible segments through the four modulation filters from 20 to 125 Hz."""
-    coefficients = _basis() @ smooth[:, audible]
+    coefficients = cepstral_basis() @ smooth[:, audible]
     coefficients -= coefficients.mean(axis=1, keepdims=True)
     size = len(audible)
     padded = fft.next_fast_len(size + MODULATION_TAPS - 1, real=True)
-    spectrum = fft.rfft(coefficients, padded)[:, np.newaxis] * fft.rfft(_modulation_filters(), padded)
+    spectrum = fft.rfft(coefficients, padded)[:, np.newaxis] * fft.rfft(modulation_filters(), padded)
     delay = MODULATION_TAPS // 2
     filtered = fft.irfft(spectrum, padded)[:, :, delay : delay + size]
     filtered = filtered - filtered.mean(axis=2, keepdims=True)
@@ -172,13 +173,17 @@ def covariance(
     return out
 
 
+def phase_locking() -> Floats:
+    """How well neurons follow each band's frequency: (band,)."""
+    return np.sqrt(1.0 / (1.0 + (centre_frequencies() / SYNC_CUTOFF_HZ) ** (2 * SYNC_ORDER)))
+
+
 def fine_structure_similarity(covariances: Floats, levels: Floats) -> float:
     """Average covariance of the audible tiles, weighted by how well neurons follow the band's frequency."""
     kept = audible_segments(levels)
     if len(kept) <= 1:
         return 0.0
-    weights = np.sqrt(1.0 / (1.0 + (centre_frequencies() / SYNC_CUTOFF_HZ) ** (2 * SYNC_ORDER)))
-    weights = weights[:, np.newaxis] * (levels[:, kept] > SILENCE_DB_SL)
+    weights = phase_locking()[:, np.newaxis] * (levels[:, kept] > SILENCE_DB_SL)
     return float(np.sum(weights * covariances[:, kept]) / np.sum(weights))
 
 

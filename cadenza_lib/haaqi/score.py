@@ -31,6 +31,8 @@ Floats = NDArray[np.float64]
 Noise = Literal["pyclarity", "hashed"] | None
 Seed = int | np.random.RandomState | None
 
+LOUDNESS_RANGE, SPECTRUM_RANGE = 2.5, 25.0  # differences of specific loudness that make these parts of the score zero
+
 
 @dataclass(frozen=True)
 class Components:
@@ -195,7 +197,7 @@ class HaaqiReference:
         if not np.isfinite(level1):
             raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
         self._model = Model(
-            levels=_levels(audiogram),
+            levels=audiogram_levels(audiogram),
             add_nal_r=equalisation == 1,
             level1=float(level1),
             noise=noise,
@@ -250,13 +252,18 @@ class HaaqiReference:
         return stream.state()
 
 
-def _combine(found: Features) -> Components:
-    """Kates and Arehart 2016: nonlinear, linear and combined model."""
-    loudness = min(max(1.0 - found.loudness_difference / 2.5, 0.0), 1.0)
-    spectrum = min(max(1.0 - found.spectrum_difference / 25.0, 0.0), 1.0)
-    nonlinear = 0.754 * found.cepstral_correlation**3 + 0.246 * found.fine_structure
+def combine(cepstral_correlation: Any, fine_structure: Any, loudness: Any, spectrum: Any) -> tuple[Any, Any, Any]:
+    """Return the combined, nonlinear and linear model of Kates and Arehart 2016, of numbers or tensors."""
+    nonlinear = 0.754 * cepstral_correlation**3 + 0.246 * fine_structure
     linear = 0.329 * loudness + 0.671 * spectrum
     score = 0.336 * nonlinear + 0.001 * linear + 0.501 * nonlinear**2 + 0.161 * linear**2
+    return score, nonlinear, linear
+
+
+def _combine(found: Features) -> Components:
+    loudness = min(max(1.0 - found.loudness_difference / LOUDNESS_RANGE, 0.0), 1.0)
+    spectrum = min(max(1.0 - found.spectrum_difference / SPECTRUM_RANGE, 0.0), 1.0)
+    score, nonlinear, linear = combine(found.cepstral_correlation, found.fine_structure, loudness, spectrum)
     return Components(score, nonlinear, linear, found.cepstral_correlation, found.fine_structure, loudness, spectrum)
 
 
@@ -279,7 +286,8 @@ def _rate(sample_rate: float, name: str) -> float:
     return float(sample_rate)
 
 
-def _levels(audiogram: Audiogram) -> Floats:
+def audiogram_levels(audiogram: Audiogram) -> Floats:
+    """Return the hearing thresholds in dB HL at `ear.AUDIOGRAM_FREQUENCIES`: (6,)."""
     levels = np.asarray(audiogram.resample(ear.AUDIOGRAM_FREQUENCIES).levels, np.float64)
     if not np.all(np.isfinite(levels)):
         raise ParameterError(f"The audiogram's levels are {audiogram.levels} dB HL: give a number at each frequency.")

@@ -1,0 +1,125 @@
+"""A cache of separations: each model separates each at-ear song once, whatever is done with the stems afterwards.
+
+An entry is a safetensors file named by the SHA-256 of all that decides it: the weights (the content of a checkpoint and
+its card, the name of a pretrained model), the samples of the mixture, and how long signals are cut into chunks. It is
+written as a whole or not at all, and holds the SHA-256 of its samples; one that is torn or damaged is made again. The
+device is no part of the key: a GPU's stems differ from a CPU's by rounding only.
+
+Stems are kept as float32, which is what networks compute in: half the size of float64, and rounding at -150 dB, far
+below the 16 bits of the output stage.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cadenza_lib.corpus import AtEarSong
+from cadenza_lib.errors import ModelError
+from cadenza_lib.files import DATA, atomic_path, make_directory
+from cadenza_lib.scenes import STEMS
+from cadenza_lib.separation import BOUNDS, DEMO_MODELS, OVERLAP, SEGMENT_S, Separator, load
+
+__all__ = ["cached_separator", "model_identity"]
+
+_LAYOUT = 1  # to be raised when entries of an older version must not be used
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> Separator:
+    """Return the separator of a name or checkpoint, which looks into `cache_dir` before it separates a song.
+
+    The network is loaded when a song is not there. Bounds, which cost nothing, are not cached.
+
+    Parameters
+    ----------
+    name, device
+        As for `separation.load`.
+    cache_dir
+        Directory of the cache; several models and several runs can share one.
+
+    Raises
+    ------
+    ModelError
+        If the name is unknown, or its weights cannot be loaded.
+    ParameterError
+        If `cache_dir` cannot be written.
+    """
+    if name in BOUNDS:
+        return load(name)
+    cache_dir = make_directory(cache_dir)
+    identity = model_identity(name)
+    loaded: list[Separator] = []
+
+    def separate(song: AtEarSong) -> Tensor:
+        path = cache_dir / f"{_key(identity, song)}.safetensors"
+        stems = _read(path, tuple(song.mixture.shape))
+        if stems is None:
+            if not loaded:
+                loaded.append(load(name, device))
+            stems = loaded[0](song).float().contiguous()
+            with atomic_path(path) as temporary:
+                save_file({"stems": stems}, temporary, {"sha256": _digest(stems), "model": name, "song": song.name})
+        return stems.to(song.mixture.dtype)
+
+    return separate
+
+
+def model_identity(name: str) -> str:
+    """Return what tells a model from every other: the SHA-256 of its checkpoint and card, or its name.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint cannot be read.
+    """
+    path = DATA / f"{name}.safetensors" if name in DEMO_MODELS else Path(name).expanduser()
+    if path.suffix not in (".safetensors", ".pt"):
+        return name
+    digest = hashlib.sha256()
+    try:
+        for file in (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,):
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise ModelError(f"Checkpoint {error.filename} cannot be read ({error.strerror}); check the path.") from error
+    return digest.hexdigest()
+
+
+def _key(identity: str, song: AtEarSong) -> str:
+    settings = {
+        "layout": _LAYOUT,
+        "model": identity,
+        "segment_s": SEGMENT_S,
+        "overlap": OVERLAP,
+        "sample_rate": song.sample_rate,
+        "shape": list(song.mixture.shape),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest.update(song.mixture.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """Return the stems of an entry, None if there is none that can be trusted."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            stems, expected = file.get_tensor("stems"), (file.metadata() or {}).get("sha256")
+    except (SafetensorError, OSError) as error:
+        _LOGGER.warning("%s is damaged (%s); its song is separated again.", path, error)
+        return None
+    if stems.shape != (len(STEMS), *shape) or stems.dtype != torch.float32 or _digest(stems) != expected:
+        _LOGGER.warning("%s does not hold what was written to it; its song is separated again.", path)
+        return None
+    return stems
+
+
+def _digest(stems: Tensor) -> str:
+    return hashlib.sha256(stems.numpy().tobytes()).hexdigest()

@@ -1,0 +1,285 @@
+"""Running a study: its steps one after the other, the points of a step at the same time, on any executor.
+
+Finished points are not run again, a failed one does not stop the others, and at the end there is a page. What is left
+to do and what it costs can be asked before.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from cadenza_lib.cost import Calibration, Work, work_of
+from cadenza_lib.errors import CadenzaError
+from cadenza_lib.executors import core_count, processes, thread_share
+from cadenza_lib.files import make_directory, read_json
+from cadenza_lib.report import PointResult, write_page
+from cadenza_lib.runs import Run, execute, git_state, notebook_parameters, package_version, prepare, write_error
+from cadenza_lib.study import PLACED, Point, Step, Study
+
+__all__ = ["StepPlan", "StudyResult", "default_jobs", "describe_plan", "plan_study", "run_study"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What became of a study."""
+
+    points: tuple[PointResult, ...]
+    page: Path
+
+    @property
+    def failed(self) -> tuple[PointResult, ...]:
+        """The points that failed, and those skipped because of them."""
+        return tuple(point for point in self.points if point.status in ("failed", "skipped"))
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What is left to do of one step of a study."""
+
+    name: str
+    n_points: int
+    to_do: Mapping[str, Work]  # by the directory of the point
+
+    @property
+    def work(self) -> Work:
+        """What the points that are left compute together."""
+        return sum(self.to_do.values(), Work())
+
+    def seconds(self, jobs: int, calibration: Calibration) -> float:
+        """Return how long the step takes with so many processes: at least as long as its longest point."""
+        seconds = [calibration.seconds(work) for work in self.to_do.values()]
+        return max([sum(seconds) / jobs, *seconds])
+
+
+def default_jobs(study: Study) -> int:
+    """Return how many processes a study gets unless told otherwise: one per core, as far as it has points for them."""
+    return min(core_count(), max(len(step.points) for step in study.steps))
+
+
+def plan_study(study: Study, out_dir: Path | str | None = None, *, force: bool = False) -> tuple[StepPlan, ...]:
+    """Tell what is left to do of a study, without writing anything.
+
+    A point that is there in part counts as a whole.
+
+    Raises
+    ------
+    CadenzaError
+        If a corpus that the study reads cannot be opened, or a parameter does not fit it.
+    """
+    out_dir = _out_dir(study, out_dir)
+    inits: dict[str, str] = {}  # what a network that is not there yet starts from, by the directory of its point
+    to_do: set[str] = set()
+    plans = []
+    for step in study.steps:
+        defaults = {name: parameter.default for name, parameter in notebook_parameters(step.notebook).items()}
+        works = {}
+        for point in step.points:
+            parameters = {**defaults, **_origins(point.parameters, inits)}
+            if "init" in parameters:
+                inits[point.directory] = parameters["init"]
+            if force or to_do.intersection(point.needs) or not _prepare(step, point, out_dir).is_finished():
+                to_do.add(point.directory)
+                works[point.directory] = work_of(step.notebook.stem, parameters)
+        plans.append(StepPlan(step.name, len(step.points), works))
+    return tuple(plans)
+
+
+def describe_plan(plans: Sequence[StepPlan], jobs: int) -> str:
+    """Return what is left to do as a table, and the hours that it takes on this machine, from a short measurement.
+
+    Raises
+    ------
+    CadenzaError
+        If a network that the study reads cannot be loaded, or `jobs` is less than one.
+    """
+    calibration = Calibration(thread_share(jobs))
+    head = ("step", "runs", "finished", "to do", "separations", "HAAQI scores", "training steps", "hours")
+    rows = []
+    for plan in plans:
+        work, left = plan.work, len(plan.to_do)
+        hours = plan.seconds(jobs, calibration) / 3600
+        counts = (plan.n_points, plan.n_points - left, left, work.separations, work.scores, work.steps)
+        rows.append((plan.name, *counts, hours))
+    total = ("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
+    cells = [head, *([*map(str, row[:-1]), f"{row[-1]:.2f}"] for row in (*rows, total))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in cells
+    ]
+    name = "1 job" if jobs == 1 else f"{jobs} jobs"
+    return "\n".join([*lines, f"About {total[-1]:.2f} hours with {name} on this machine ({core_count()} cores)."])
+
+
+def run_study(
+    study: Study,
+    out_dir: Path | str | None = None,
+    *,
+    executor: Executor | None = None,
+    jobs: int | None = None,
+    force: bool = False,
+    progress: bool = False,
+) -> StudyResult:
+    """Run the steps of a study one after the other, and the points of each step at the same time.
+
+    A point that fails leaves `error.txt` and its partial notebook; the other points go on, and points that read its
+    directory are skipped. A point that is finished is not run again. At the end there is a page, `out_dir/index.html`.
+
+    Parameters
+    ----------
+    study : Study
+        From `load_study`.
+    out_dir : Path or str, optional
+        Default: `runs/<name of the study>` in the current directory.
+    executor : Executor, optional
+        Where to run the points; each task must be alone in its process and see the same files. Default: processes on
+        this machine.
+    jobs : int, optional
+        How many processes, if there is no `executor`; they share out the cores. Default: see `default_jobs`.
+    force : bool, default=False
+        Whether to run finished points again.
+    progress : bool, default=False
+        Whether to show a progress bar, in which each point counts by what it is expected to cost.
+
+    Raises
+    ------
+    ParameterError
+        If `out_dir` cannot be written or `jobs` is less than one.
+    """
+    jobs = default_jobs(study) if jobs is None else jobs
+    out_dir = _out_dir(study, out_dir)
+    started, clock = datetime.now(UTC), time.monotonic()
+    results: dict[str, PointResult] = {}
+    total = sum(len(step.points) for step in study.steps)
+    with nullcontext(executor) if executor is not None else processes(jobs) as pool:
+        make_directory(out_dir)
+        costs = _expected_costs(study, out_dir, force, thread_share(jobs)) if progress else {}
+        bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+        with tqdm(total=sum(costs.values()), bar_format=bar_format, disable=not progress) as bar:
+            for step in study.steps:
+                bar.set_description(step.name)
+                for directory, result in _run_step(step, out_dir, pool, force, results):
+                    results[directory] = result
+                    bar.set_postfix_str(f"{len(results)} of {total} runs")
+                    bar.update(costs.get(directory, 0))
+                    if result.status in ("failed", "skipped"):
+                        _LOGGER.warning("%s %s: %s", directory, result.status, result.error)
+    points = tuple(results[point.directory] for step in study.steps for point in step.points)
+    facts = {
+        "Started": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "Took": f"{time.monotonic() - clock:.0f} s; all points together {sum(p.duration_s or 0 for p in points):.0f} s",
+        "Host": f"{platform.node()} ({platform.platform()})",
+        "Folder": str(out_dir),
+        "Code": _describe_code(),
+        "Points": f"{sum(p.status in ('finished', 'kept') for p in points)} of {total} finished",
+    }
+    return StudyResult(points, write_page(out_dir / "index.html", study.title, facts, points))
+
+
+def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
+    return Path(Path("runs") / study.name if out_dir is None else out_dir).expanduser().resolve()
+
+
+def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> dict[str, float]:
+    """Return the seconds that each point to do is expected to take; the same for all if that cannot be known."""
+    try:
+        plans = plan_study(study, out_dir, force=force)
+        works = {directory: work for plan in plans for directory, work in plan.to_do.items()}
+        if not any(work.audio_s for work in works.values()):
+            return dict.fromkeys(works, 1.0)
+        calibration = Calibration(threads)
+        return {directory: calibration.seconds(work) for directory, work in works.items()}
+    except CadenzaError as error:  # of one point, which will tell
+        _LOGGER.debug("The cost of %s is not known: %s", study.name, error)
+        return {point.directory: 1.0 for step in study.steps for point in step.points}
+
+
+def _run_step(
+    step: Step, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
+) -> Iterator[tuple[str, PointResult]]:
+    """Yield the result of each point as it comes."""
+    futures: dict[Future[Path], Point] = {}
+
+    def result(point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
+        directory = out_dir / point.directory
+        duration = read_json(directory / "manifest.json")["duration_s"] if status in ("finished", "kept") else None
+        return point.directory, PointResult(
+            step.name, point.name, directory, step.notebook.name, status, duration, error
+        )
+
+    def failure(point: Point, error: Exception) -> tuple[str, PointResult]:
+        sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
+        if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
+            write_error(out_dir / point.directory, sentence, error)
+        return result(point, "failed", sentence)
+
+    for point in step.points:
+        if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
+            yield result(point, "skipped", f"It reads {', '.join(lost)}, which did not finish.")
+            continue
+        try:
+            run = _prepare(step, point, out_dir)
+            make_directory(run.out_dir)
+            if force:  # here, not there: a cluster may repeat a task whose result it has lost
+                run.manifest.unlink(missing_ok=True)
+            if run.is_finished():
+                yield result(point, "kept")
+            else:
+                futures[pool.submit(execute, run.notebook, run.given, run.out_dir)] = point
+        except Exception as error:  # one point must not stop the others
+            yield failure(point, error)
+    for future in as_completed(futures):
+        try:
+            future.result()
+            finished = result(futures[future], "finished")
+        except Exception as error:
+            yield failure(futures[future], error)
+        else:
+            yield finished
+
+
+def _prepare(step: Step, point: Point, out_dir: Path) -> Run:
+    return prepare(step.notebook, _place(point.parameters, out_dir), out_dir / point.directory)
+
+
+def _place(value: Any, out_dir: Path) -> Any:
+    """Replace each `{directory}` by its path."""
+    return _replaced(value, lambda text: PLACED.sub(lambda match: str(out_dir / match[1]), text))
+
+
+def _origins(value: Any, inits: Mapping[str, str]) -> Any:
+    """Replace each `{directory}/file` of a point that trains a network by what it starts from: it costs the same."""
+
+    def origin(text: str) -> str:
+        match = PLACED.match(text)
+        return inits.get(match[1], text) if match else text
+
+    return _replaced(value, origin)
+
+
+def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
+    """Replace texts, in lists and mappings too."""
+    if isinstance(value, Mapping):
+        return {name: _replaced(item, replace) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_replaced(item, replace) for item in value]
+    return replace(value) if isinstance(value, str) else value
+
+
+def _describe_code() -> str:
+    git = git_state(Path(__file__))
+    commit = "" if git is None else f", commit {git['commit'][:10]}{' with changes' if git['dirty'] else ''}"
+    return f"cadenza-companion {package_version('cadenza-companion')}{commit}, Python {platform.python_version()}"

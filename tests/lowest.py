@@ -1,0 +1,16 @@
+"""Print pip constraints that pin every dependency of pyproject.toml to the lowest version that it promises.
+
+    python tests/lowest.py > constraints.txt
+
+Dependencies of dependencies are left to pip.
+"""
+
+import itertools
+import re
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+for requirement in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
+    if bound := re.fullmatch(r"([\w.-]+)(\[.*\])?(>=|==)([\w.]+)", requirement):
+        print(f"{bound[1]}=={bound[4]}")
