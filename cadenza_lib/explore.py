@@ -113,6 +113,7 @@ class Explorer(ipw.VBox):
         self._excerpts: dict[tuple[Any, ...], Excerpt] = {}
         self._quick, self._slow = LatestTask(self._fail), LatestTask(self._fail)
         self._steady_key: tuple[Any, ...] = ()  # what the player's steady takes were made with
+        self._turns = 0  # of all knobs: what belongs to an earlier one is out of date
         self._quiet = False  # while knobs are set by the program
         self._turned_s = time.monotonic()
         self._make_knobs(scene, listener, systems)
@@ -130,7 +131,7 @@ class Explorer(ipw.VBox):
             self._figure = draw_stages([takes[name] for name in _TURNED], setting.listener)
         self._canvas, self._background = _freeze(self._figure)
         self._turned_s = time.monotonic()
-        self._answer(lambda: True)
+        self._answer()
         self._watch()
 
     def wait(self) -> None:
@@ -202,7 +203,9 @@ class Explorer(ipw.VBox):
                 return
             finally:
                 self._quiet = False
+            self._turns += 1
             self.player.pending = True
+            self._tell("Computing …")
             self._quick.submit(self._answer)
 
         return observer
@@ -262,9 +265,9 @@ class Explorer(ipw.VBox):
             output_level_db=self.output_level_db.value,
         )
 
-    def _answer(self, is_current: Callable[[], bool]) -> None:
+    def _answer(self) -> None:
         """Compute and show all that is quick, then ask for the rest."""
-        turned_s = self._turned_s
+        turned_s, turn = self._turned_s, self._turns
         if (key := (self._corpus.name, self.scene.value, self.systems.value)) not in self._excerpts:
             self._tell(f"Reading and separating {escape(self.scene.value)} …")
         excerpt, setting = self._excerpt(), self._setting()
@@ -282,19 +285,17 @@ class Explorer(ipw.VBox):
         if steady_key != self._steady_key:
             self.player.steady = _describe([takes["mixture"], *stages.stem_takes(fused)])
             self._steady_key = steady_key
-        if is_current():
-            self._slow.submit(functools.partial(self._score, excerpt, setting.listener, current, takes["output"]))
+        if turn == self._turns:
+            self._slow.submit(functools.partial(self._score, excerpt, setting.listener, current, takes["output"], turn))
 
-    def _score(
-        self, excerpt: Excerpt, listener: Listener, current: Stages, output: Take, is_current: Callable[[], bool]
-    ) -> None:
+    def _score(self, excerpt: Excerpt, listener: Listener, current: Stages, output: Take, turn: int) -> None:
         """Compute and show what takes longer: HAAQI first, then how the output sounds to the listener."""
         table = stages.score_table(excerpt, current, listener)
-        if not is_current():
+        if turn != self._turns:
             return
         self.numbers.value = _numbers_html(listener, current, table)
         heard = describe_take(stages.heard_take(output, current, listener), lossless=True)
-        if not is_current():
+        if turn != self._turns:
             return
         with self.player.hold_sync():
             self.player.heard, self.player.pending = [heard], False

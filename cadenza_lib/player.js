@@ -49,7 +49,7 @@ function element(tag, properties = {}, ...children) {
   return node;
 }
 
-const decibels = (value, unit) => (value === null ? "silent" : `${value.toFixed(1).replace("-", "−")} ${unit}`);
+const decibels = (value, unit) => (value === null ? "silent" : `${value.toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "−")} ${unit}`);
 const percent = (share) => (share === 0 ? "0 %" : share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 const amplitude = (gain_db) => 10 ** (gain_db / 20);
 
@@ -247,7 +247,7 @@ function mountPlayer(host, matched = false) {
         element("span", { className: "pending", textContent: take.pending ? "computing…" : "" })),
       element("td", { className: "loudness", textContent: decibels(take.loudness_lufs, "LUFS") }),
       element("td", { className: "peak", textContent: decibels(take.peak_dbfs, "dBFS") }), ...clipped,
-      element("td", { className: "gain", textContent: (gain_db(index) > 0 ? "+" : "") + decibels(gain_db(index) || 0, "dB") }));
+      element("td", { className: "gain", textContent: (gain_db(index) >= 0.05 ? "+" : "") + decibels(gain_db(index), "dB") }));
     return node;
   }
 

@@ -19,7 +19,7 @@ from cadenza_lib import separation
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.evaluation import HAAQI_SAMPLE_RATE, PRESENTATION_LEVEL_DB_SPL, reference_remix
+from cadenza_lib.evaluation import PRESENTATION_LEVEL_DB_SPL, reference_remix, score
 from cadenza_lib.fitting import (
     FIR_ORDER,
     NALR_FREQUENCIES,
@@ -32,11 +32,10 @@ from cadenza_lib.fitting import (
     resample,
 )
 from cadenza_lib.fusion import MIXTURE_WEIGHT, fuse
-from cadenza_lib.haaqi import haaqi_components
 from cadenza_lib.listeners import EARS, Audiogram, Listener, ear_audiogram
 from cadenza_lib.player import Take
 from cadenza_lib.remix import remix
-from cadenza_lib.scenes import STEMS, legacy_seed
+from cadenza_lib.scenes import STEMS
 
 __all__ = [
     "Excerpt",
@@ -217,26 +216,12 @@ def heard_take(take: Take, stages: Stages, listener: Listener) -> Take:
 
 
 def score_table(excerpt: Excerpt, stages: Stages, listener: Listener) -> pd.DataFrame:
-    """Return HAAQI of each ear and what it is made of: ear, haaqi, clipped_share and the fields of `Components`.
-
-    The scores are those of `evaluation.score`, noise included.
-    """
-    generator = np.random.RandomState(legacy_seed(excerpt.scene))  # the right ear goes on where the left one stopped
+    """Return HAAQI of each ear and what it is made of: ear, haaqi, clipped_share and the fields of `Components`."""
+    found = score(stages.output, stages.reference, listener, excerpt.scene)
     rows = []
-    for index, ear in enumerate(EARS):
-        parts = haaqi_components(
-            resample(stages.output.signal[index], OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-            resample(stages.reference_amplified[index].numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE),
-            HAAQI_SAMPLE_RATE,
-            HAAQI_SAMPLE_RATE,
-            ear_audiogram(listener, ear),
-            equalisation=2,
-            level1=PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(float(stages.reference[index].square().mean().sqrt())),
-            seed=generator,
-        )
+    for ear, parts, clipped_share in zip(EARS, found.components, found.clipped_share, strict=True):
         values = asdict(parts)
-        clipped = {"clipped_share": float(stages.output.clipped_share[index])}
-        rows.append({"ear": ear, "haaqi": values.pop("score")} | clipped | values)
+        rows.append({"ear": ear, "haaqi": values.pop("score"), "clipped_share": clipped_share} | values)
     return pd.DataFrame(rows)
 
 

@@ -72,10 +72,7 @@ class AudiogramWidget(anywidget.AnyWidget):
 
 
 class LatestTask:
-    """A thread that runs the newest of the tasks it is given, and skips those that were overtaken while they waited.
-
-    A task is called with a function that tells whether it is still the newest.
-    """
+    """A thread that runs the newest of the tasks it is given, and skips those that were overtaken while they waited."""
 
     def __init__(self, on_error: Callable[[Exception], None]) -> None:
         # Threads of torch's own in every thread here would wait for each other, and burn the processor meanwhile.
@@ -84,7 +81,7 @@ class LatestTask:
         self._newest: Future[None] | None = None
         self._number = 0
 
-    def submit(self, task: Callable[[Callable[[], bool]], None]) -> None:
+    def submit(self, task: Callable[[], None]) -> None:
         """Run a task after the one that is running now, instead of any that waits."""
         self._number += 1
         self._newest = self._pool.submit(self._run, task, self._number)
@@ -94,10 +91,10 @@ class LatestTask:
         if self._newest is not None:
             self._newest.result()
 
-    def _run(self, task: Callable[[Callable[[], bool]], None], number: int) -> None:
+    def _run(self, task: Callable[[], None], number: int) -> None:
         if number != self._number:
             return
         try:
-            task(lambda: number == self._number)
+            task()
         except Exception as error:  # a thread has no other way to tell the person at the knobs
             self._on_error(error)

@@ -110,7 +110,7 @@ def test_a_dragged_point_is_kept_and_marks_the_audiogram_as_drawn(explorer: Expl
 def test_overtaken_requests_are_skipped_and_stale_scores_never_shown(explorer: Explorer) -> None:
     started, go_on = threading.Event(), threading.Event()
 
-    def hold(_: object) -> None:
+    def hold() -> None:
         started.set()
         go_on.wait(30)
 

@@ -181,8 +181,8 @@ def test_an_audiogram_can_be_chosen_and_a_bad_corpus_is_told(tour: Tour) -> None
 @pytest.mark.parametrize("theme", ["JupyterLab Light", "JupyterLab Dark"])
 def test_the_page_fits_its_window_in_both_themes(tour: Tour, theme: str) -> None:
     page = tour.watched.page
-    page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-    page.wait_for_selector(f'body[data-jp-theme-name="{theme}"]')
+    page.evaluate("(theme) => void window.jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+    page.wait_for_selector(f'body[data-jp-theme-name="{theme}"]', state="attached")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 1500})
         page.wait_for_timeout(300)
