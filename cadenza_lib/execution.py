@@ -1,4 +1,4 @@
-"""Running a study: its steps one after the other, the points of a step at the same time, on any executor.
+"""Running a study on any executor: each point as soon as those that it reads are finished.
 
 Finished points are not run again, a failed one does not stop the others, and at the end there is a page. What is left
 to do and what it costs can be asked before.
@@ -7,8 +7,9 @@ to do and what it costs can be asked before.
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,7 +65,11 @@ class StepPlan:
 
 def default_jobs(study: Study) -> int:
     """Return how many processes a study gets unless told otherwise: one per core, as far as it has points for them."""
-    return min(core_count(), max(len(step.points) for step in study.steps))
+    depths: dict[str, int] = {}  # of each point, how many must be made one after the other before it
+    for step in study.steps:
+        for point in step.points:
+            depths[point.directory] = 1 + max((depths[need] for need in point.needs), default=0)
+    return min(core_count(), max(Counter(depths.values()).values()))
 
 
 def plan_study(study: Study, out_dir: Path | str | None = None, *, force: bool = False) -> tuple[StepPlan, ...]:
@@ -133,7 +138,7 @@ def run_study(
     force: bool = False,
     progress: bool = False,
 ) -> StudyResult:
-    """Run the steps of a study one after the other, and the points of each step at the same time.
+    """Run the points of a study: each as soon as those that it reads are finished, and many at the same time.
 
     A point that fails leaves `error.txt` and its partial notebook; the other points go on, and points that read its
     directory are skipped. A point that is finished is not run again. At the end there is a page, `out_dir/index.html`.
@@ -169,14 +174,13 @@ def run_study(
         costs = _expected_costs(study, out_dir, force, thread_share(jobs)) if progress else {}
         bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
         with tqdm(total=sum(costs.values()), bar_format=bar_format, disable=not progress) as bar:
-            for step in study.steps:
-                bar.set_description(step.name)
-                for directory, result in _run_step(step, out_dir, pool, force, results):
-                    results[directory] = result
-                    bar.set_postfix_str(f"{len(results)} of {total} runs")
-                    bar.update(costs.get(directory, 0))
-                    if result.status in ("failed", "skipped"):
-                        _LOGGER.warning("%s %s: %s", directory, result.status, result.error)
+            for directory, result in _run_points(study, out_dir, pool, force, results):
+                results[directory] = result
+                bar.set_description(result.step)
+                bar.set_postfix_str(f"{len(results)} of {total} runs")
+                bar.update(costs.get(directory, 0))
+                if result.status in ("failed", "skipped"):
+                    _LOGGER.warning("%s %s: %s", directory, result.status, result.error)
     points = tuple(results[point.directory] for step in study.steps for point in step.points)
     facts = {
         "Started": started.strftime("%Y-%m-%d %H:%M UTC"),
@@ -207,48 +211,54 @@ def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> d
         return {point.directory: 1.0 for step in study.steps for point in step.points}
 
 
-def _run_step(
-    step: Step, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
+def _run_points(
+    study: Study, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
 ) -> Iterator[tuple[str, PointResult]]:
-    """Yield the result of each point as it comes."""
-    futures: dict[Future[Path], Point] = {}
+    """Yield the result of each point as it comes, which `results` must hold before the next is asked for."""
+    waiting = [(step, point) for step in study.steps for point in step.points]
+    running: dict[Future[Path], tuple[Step, Point]] = {}
 
-    def result(point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
+    def result(step: Step, point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
         directory = out_dir / point.directory
         duration = read_json(directory / "manifest.json")["duration_s"] if status in ("finished", "kept") else None
         return point.directory, PointResult(
             step.name, point.name, directory, step.notebook.name, status, duration, error
         )
 
-    def failure(point: Point, error: Exception) -> tuple[str, PointResult]:
+    def failure(step: Step, point: Point, error: Exception) -> tuple[str, PointResult]:
         sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
         if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
             write_error(out_dir / point.directory, sentence, error)
-        return result(point, "failed", sentence)
+        return result(step, point, "failed", sentence)
 
-    for point in step.points:
-        if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
-            yield result(point, "skipped", f"It reads {', '.join(lost)}, which did not finish.")
-            continue
-        try:
-            run = _prepare(step, point, out_dir)
-            make_directory(run.out_dir)
-            if force:  # here, not there: a cluster may repeat a task whose result it has lost
-                run.manifest.unlink(missing_ok=True)
-            if run.is_finished():
-                yield result(point, "kept")
-            else:
-                futures[pool.submit(execute, run.notebook, run.given, run.out_dir)] = point
-        except Exception as error:  # one point must not stop the others
-            yield failure(point, error)
-    for future in as_completed(futures):
-        try:
-            future.result()
-            finished = result(futures[future], "finished")
-        except Exception as error:
-            yield failure(futures[future], error)
-        else:
-            yield finished
+    while waiting or running:
+        ready = [entry for entry in waiting if results.keys() >= set(entry[1].needs)]
+        waiting = [entry for entry in waiting if not results.keys() >= set(entry[1].needs)]
+        for step, point in ready:
+            if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
+                yield result(step, point, "skipped", f"It reads {', '.join(lost)}, which did not finish.")
+                continue
+            try:
+                run = _prepare(step, point, out_dir)
+                make_directory(run.out_dir)
+                if force:  # here, not there: a cluster may repeat a task whose result it has lost
+                    run.manifest.unlink(missing_ok=True)
+                if run.is_finished():
+                    yield result(step, point, "kept")
+                else:
+                    running[pool.submit(execute, run.notebook, run.given, run.out_dir)] = step, point
+            except Exception as error:  # one point must not stop the others
+                yield failure(step, point, error)
+        if not ready:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                step, point = running.pop(future)
+                try:
+                    future.result()
+                    finished = result(step, point, "finished")
+                except Exception as error:
+                    yield failure(step, point, error)
+                else:
+                    yield finished
 
 
 def _prepare(step: Step, point: Point, out_dir: Path) -> Run:

@@ -1,6 +1,6 @@
 """Studies: YAML files of steps, each a notebook at many points; `load_study` tells what a file holds.
 
-`execution` runs them: the steps one after the other, and the points of a step at the same time.
+`execution` runs them: each point as soon as those that it reads are finished.
 """
 
 import hashlib
