@@ -130,7 +130,8 @@ def _convert_to_html(notebook: Path) -> Path:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quiet = logging.Logger("nbconvert", logging.CRITICAL)  # it warns of images without alternative text
-            html, _ = HTMLExporter(log=quiet).from_filename(str(notebook))
+            offline = {"require_js_url": "", "mathjax_url": "", "jquery_url": ""}  # the page fetches nothing
+            html, _ = HTMLExporter(log=quiet, **offline).from_filename(str(notebook))
         with atomic_path(page) as temporary:
             temporary.write_text(html, encoding="utf-8")
     except Exception as error:  # a notebook that cannot be shown must not lose the page of the whole study

@@ -206,7 +206,11 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
             value, dict
         ) and all(isinstance(key, str) for key in value):
             return {key: _convert(item, inner) for key, item in value.items()}
-        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+        # Papermill's --help-notebook leaves out parameters with "|", so that notebooks write Union.
+        case (
+            ast.BinOp(left=left, op=ast.BitOr(), right=right)
+            | ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=[left, right]))
+        ):
             try:
                 return _convert(value, left)
             except TypeError:

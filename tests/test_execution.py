@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -65,7 +66,9 @@ def test_points_that_run_at_the_same_time_do_not_mix(
     assert "0.12346" in page
     assert 'href="points/1/point.html"' in page
     assert "http" not in page
-    assert "<html" in (out_dir / "points/1/point.html").read_text()
+    notebook_page = (out_dir / "points/1/point.html").read_text()
+    assert "<html" in notebook_page
+    assert not re.findall(r"(?:src|href)=.?http", notebook_page)  # nothing is fetched
 
     again = run_study(study, jobs=2)
     assert [point.status for point in again.points] == ["kept"] * 3

@@ -270,3 +270,12 @@ def test_second_process_waits_for_the_first_and_finds_its_run_finished(
     for thread in threads:
         thread.join()
     assert count_ended(out_dir) == count(out_dir) == 1
+
+
+def test_parameters_with_several_types_take_each_of_them() -> None:
+    path = Path(__file__).resolve().parents[1] / "notebooks" / "03_evaluate.ipynb"
+    for text, value in (("oracle", "oracle"), ("[oracle, mixture]", ["oracle", "mixture"])):
+        assert runs.parse_parameters(path, {"system": text}) == {"system": value}
+    assert runs.parse_parameters(path, {"model_weights": "[1, 3]"}) == {"model_weights": [1.0, 3.0]}
+    with pytest.raises(ParameterError, match="model_weights"):
+        runs.parse_parameters(path, {"model_weights": "many"})
