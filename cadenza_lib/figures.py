@@ -6,7 +6,7 @@ is not enough to draw, the figure says so. The figures of HAAQI and its listener
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "loss_curves",
     "mixture_weights",
     "not_enough_data",
+    "panels",
     "regression",
     "save",
     "spectra",
@@ -55,6 +56,24 @@ _AUDIOGRAM_LIMITS_DB_HL = (120, -10)  # inverted: worse hearing is lower
 def style() -> AbstractContextManager[None]:
     """Return the context in which figures are made: `with figures.style(): ...`."""
     return plt.style.context(Path(__file__).with_name("cadenza.mplstyle"))
+
+
+def panels(names: Sequence[str], per_row: int = 3) -> Iterator[tuple[str, Axes]]:
+    """Yield each name with axes of its own in a new figure, in rows that are still readable on a page.
+
+    All have the same y axis, whose label stays in the first column.
+    """
+    columns = min(len(names), per_row)
+    rows = -(-len(names) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 4 * rows), sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place >= len(names):
+            axes.remove()
+            continue
+        yield names[place], axes
+        if place % columns:
+            axes.set_ylabel("")
+    plt.figure(figure)  # current again, whatever was drawn meanwhile
 
 
 def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Axes:

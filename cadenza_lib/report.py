@@ -36,7 +36,7 @@ h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5db
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { color: #5a6675; } dd { margin: 0; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #e3e8ee; text-align: left; vertical-align: top; }
-th { background: #f4f6f9; } td.number { text-align: right; }
+th { background: #f4f6f9; } td.number { text-align: right; } table.data td { white-space: nowrap; }
 figure { margin: 1rem 0 2rem; } img { max-width: 100%; height: auto; } figcaption { color: #46515f; }
 .failed { color: #a30d1f; font-weight: 600; } .skipped { color: #8a5a00; } .finished, .kept { color: #13693a; }
 """
@@ -199,7 +199,7 @@ def _table(path: Path) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
     lines += ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows[:_MAX_ROWS]]
     more = f"<p>The first {_MAX_ROWS} of {len(rows)} rows of {escape(path.name)}.</p>" if len(rows) > _MAX_ROWS else ""
-    return f'<div class="scroll"><table>{"".join(lines)}</table></div>{more}'
+    return f'<div class="scroll"><table class="data">{"".join(lines)}</table></div>{more}'
 
 
 def _cell(text: str) -> str:
