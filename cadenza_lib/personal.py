@@ -54,7 +54,7 @@ MAX_TRIM_DB = 6.0
 """Largest trim of NAL-R's gain in a band, up or down."""
 
 _RATE = 0.2  # of Adam, about what it moves a logit in a step
-_LEVEL_STEP_DB = 1.0
+_LEVEL_STEP_DB = 2.0
 
 
 @dataclass(frozen=True)
