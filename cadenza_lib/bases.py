@@ -106,8 +106,17 @@ class SceneBases:
         share = candidate.mixture_weight
         if not 0 <= share <= 1:
             raise ParameterError(f"mixture_weight {share} must lie between 0 and 1.")
-        mixture = torch.tensor([share * self._mixture_scale], dtype=torch.float64)
-        weights = torch.cat([(1 - share) * models.flatten(), mixture])
+        return self.normalised(models.flatten(), torch.tensor(share, dtype=torch.float64))
+
+    def normalised(self, model_weights: Tensor, mixture_weight: Tensor) -> Tensor:
+        """Return the weight of each base as `weights` does, of unchecked weights, and differentiable.
+
+        Shape:
+            - model_weights: `(base - 1,)`, float64
+            - mixture_weight: `()`, float64
+            - result: `(base,)`
+        """
+        weights = torch.cat([(1 - mixture_weight) * model_weights, (mixture_weight * self._mixture_scale)[None]])
         power = torch.einsum("n,bnm,m->b", weights, self._gram, weights)
         return weights * matching_gain(gated_loudness(power), self._mixture_lufs)
 
@@ -126,19 +135,19 @@ class PairBases:
     """
 
     def __init__(self, scene: SceneBases, listener: Listener, name: str) -> None:
-        self._scene, self._listener, self._name = scene, listener, name
-        self._signals = amplify(scene.signals, listener_firs(listener))  # (base, ear, time) at 44.1 kHz
+        self.scene, self.listener, self._name = scene, listener, name
+        self.signals = amplify(scene.signals, listener_firs(listener))  # (base, ear, time) at 44.1 kHz
 
     def output(self, candidate: Candidate) -> Output:
         """Return what the hearing aids play: `evaluation.enhance` of the fused stems."""
-        weights = self._scene.weights(candidate)
-        mixed = (weights @ self._signals.flatten(1)).view(self._signals.shape[1:])
+        mixed = torch.tensordot(self.scene.weights(candidate), self.signals, 1)
         return finish(mixed, candidate.output_level_db, candidate.clip)
 
     def score(self, candidate: Candidate) -> PairScore:
         """Return HAAQI of a candidate: `evaluation.score` of its output."""
-        return self._reference.score(self.output(candidate))
+        return self.reference.score(self.output(candidate))
 
     @cached_property
-    def _reference(self) -> PairReference:
-        return PairReference(reference_remix(self._scene.song, self._scene.gains_db), self._listener, self._name)
+    def reference(self) -> PairReference:
+        """What outputs are scored against."""
+        return PairReference(reference_remix(self.scene.song, self.scene.gains_db), self.listener, self._name)

@@ -15,9 +15,18 @@ import pandas as pd
 from cadenza_lib.analysis import system_label
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.evaluation import read_scores, read_settings
+from cadenza_lib.finetune import read_config
 from cadenza_lib.inference import bootstrap_weights, percentiles
 
-__all__ = ["PAPER_SYSTEMS", "claims_table", "compare", "optimum_sentence", "paper_table", "system_scores"]
+__all__ = [
+    "PAPER_SYSTEMS",
+    "claims_table",
+    "compare",
+    "optimum_sentence",
+    "paper_table",
+    "system_scores",
+    "target_table",
+]
 
 PAPER_SYSTEMS = {
     "Baseline Hybrid Demucs": {"valid": 0.6677, "test": 0.5697},
@@ -185,6 +194,47 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             rows.append((split, claim, paper, mean, low, high, verdict))
     names = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
     return pd.DataFrame(rows, columns=names)
+
+
+def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFrame:
+    """Return HAAQI by training target, and the difference from the network that training began with.
+
+    Parameters
+    ----------
+    score_dirs
+        Directories of evaluations: of one network that was not trained by `finetune`, the start, and of checkpoints of
+        runs that differ in targets and seeds, all on the same pairs.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target ("start", or the targets of the runs), n_seeds, sd (of the mean HAAQI over seeds; NaN for one), and what
+        `compare` gives for scores that are averaged over seeds first.
+
+    Raises
+    ------
+    ParameterError
+        If there is no start, an evaluation is of several models, or pairs differ.
+    CorpusError
+        If a directory holds no evaluation.
+    """
+    tables = []
+    for folder in score_dirs:
+        system = read_settings(folder).system
+        if not isinstance(system, str):
+            raise ParameterError(f"{folder} is an evaluation of {len(system)} models; give those of one network each.")
+        config = Path(system).parent / "config.json"
+        target = " + ".join(read_config(config).targets) if config.is_file() else "start"
+        tables.append(read_scores(folder).assign(target=target, run=str(folder)))
+    scores = pd.concat(tables, ignore_index=True)
+    runs = scores.groupby(["target", "run"], sort=False)["score"].mean().groupby("target", sort=False)
+    averaged = scores.groupby(["target", "scene", "listener"], sort=False)["score"].mean().reset_index()
+    table = compare(averaged, "target", {"target": "start"}, seed)
+    table.insert(1, "n_seeds", table["target"].map(runs.size()))
+    table.insert(2, "sd", table["target"].map(runs.std()))
+    return table
 
 
 def _intervals(values: np.ndarray, listeners: pd.Series, seed: int) -> np.ndarray:

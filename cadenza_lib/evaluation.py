@@ -186,9 +186,9 @@ class PairReference:
 
     def __init__(self, reference: Tensor, listener: Listener, scene: str, keep: bool = True) -> None:
         self._keep = keep
-        self._amplified = amplify(reference, listener_firs(listener)).numpy()
+        self.amplified = amplify(reference, listener_firs(listener)).numpy()  # (ear, time) at 44.1 kHz
         rms = reference.square().mean(-1).sqrt().numpy()
-        self._level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)
+        self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
         self._listener = listener
         self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
@@ -212,11 +212,11 @@ class PairReference:
 
     def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
         return HaaqiReference(
-            resample(self._amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            resample(self.amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
             HAAQI_SAMPLE_RATE,
             ear_audiogram(self._listener, EARS[index]),
             equalisation=2,  # NAL-R is already in the reference
-            level1=float(self._level1[index]),
+            level1=float(self.level1[index]),
             seed=stream,
             keep=self._keep,
         )

@@ -39,6 +39,7 @@ __all__ = [
     "spectra",
     "stem_levels",
     "style",
+    "targets",
     "ternary",
 ]
 
@@ -317,6 +318,22 @@ def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str
     axes.set_xlabel("Training scenes / official scenes")
     axes.set_ylabel("Validation HAAQI")
     axes.set_title(title if title is not None else "Size of the training set")
+    return axes
+
+
+def targets(table: pd.DataFrame, axes: Axes, title: str = "Training targets") -> Axes:
+    """Draw the change in HAAQI by training target, as from `comparisons.target_table`, with 95 % intervals."""
+    rows = table[table["target"] != "start"]
+    places = np.arange(len(rows))
+    low, high = rows["difference"] - rows["difference_low"], rows["difference_high"] - rows["difference"]
+    axes.errorbar(places, rows["difference"], yerr=[low, high], fmt="o", capsize=4, color="#0173b2")
+    axes.axhline(0, color="black", linewidth=0.8)
+    labels = [f"{row.target}\n({row.n_seeds} seeds)" for row in rows.itertuples()]
+    axes.set_xticks(places, labels)
+    axes.set_xlim(-0.5, len(rows) - 0.5)
+    axes.set_xlabel("Training target")
+    axes.set_ylabel("HAAQI minus that before training")
+    axes.set_title(title)
     return axes
 
 

@@ -27,7 +27,9 @@ __all__ = [
     "amplify",
     "finish",
     "limit",
+    "listener_band_firs",
     "listener_firs",
+    "nalr_band_firs",
     "nalr_fir",
     "nalr_gain_db",
     "resample",
@@ -70,7 +72,7 @@ def nalr_gain_db(audiogram: Audiogram) -> np.ndarray:
 
 
 def nalr_fir(audiogram: Audiogram, sample_rate: int = SAMPLE_RATE, order: int = FIR_ORDER) -> np.ndarray:
-    """Return the linear-phase NAL-R filter, float64, `(order + 1,)`.
+    """Return the linear-phase NAL-R filter, float64, `(order + 1,)`; for an ear without any loss, a pure delay.
 
     The design is pyclarity's (MATLAB's fir2): gains in dB are interpolated linearly over frequency, sampled at
     `order + 1` points, interpolated again on a grid of 512 intervals, transformed, and windowed (Hamming).
@@ -80,27 +82,35 @@ def nalr_fir(audiogram: Audiogram, sample_rate: int = SAMPLE_RATE, order: int = 
     ParameterError
         If the sample rate is below 12 kHz, so that 6 kHz is not below half of it, or the order is odd.
     """
-    highest = sample_rate / 2
-    if highest <= NALR_FREQUENCIES[-1] or order % 2:
-        raise ParameterError(
-            f"A NAL-R filter needs a sample rate above 12000 Hz and an even order, not {sample_rate} and {order}."
-        )
-    gain_db = nalr_gain_db(audiogram)
-    if not gain_db.any() and audiogram.resample(NALR_FREQUENCIES).levels.max() <= 0:
+    points, gain = _response(audiogram, sample_rate, order)
+    if audiogram.resample(NALR_FREQUENCIES).levels.max() <= 0:
         delay = np.zeros(order + 1)
         delay[order // 2] = 1.0
         return delay
-    points = np.arange(order + 1) / order  # relative to half the sample rate
-    anchors = np.concatenate([[0.0], NALR_FREQUENCIES, [highest]])
-    gain = 10 ** (np.interp(points * highest, anchors, np.pad(gain_db, 1, mode="edge")) / 20)
-    spectrum = _on_grid(points, gain)
-    spectrum = spectrum * np.exp(-0.5j * order * np.pi * np.arange(_FIR_GRID + 1) / _FIR_GRID)  # centre the response
-    return np.fft.irfft(spectrum, 2 * _FIR_GRID)[: order + 1] * np.hamming(order + 1)
+    return _fir(points, gain)
+
+
+def nalr_band_firs(audiogram: Audiogram) -> np.ndarray:
+    """Return filters whose sum is the NAL-R filter at 44.1 kHz, one around each of `NALR_FREQUENCIES`, `(6, tap)`.
+
+    Each has the gain of NAL-R at its own frequency and falls linearly to 0 at its neighbours'; the first and the last
+    go on to 0 Hz and to half the sample rate. So a weighted sum of them is NAL-R with a trim in each band, exactly, as
+    the design is linear in the gains.
+    """
+    points, gain = _response(audiogram, SAMPLE_RATE, FIR_ORDER)
+    frequencies = points * SAMPLE_RATE / 2
+    shares = [np.interp(frequencies, NALR_FREQUENCIES, one) for one in np.eye(len(NALR_FREQUENCIES))]
+    return np.stack([_fir(points, gain * share) for share in shares])
 
 
 def listener_firs(listener: Listener) -> Tensor:
     """Return the NAL-R filters of both ears at 44.1 kHz, float64, `(ear, tap)`."""
     return torch.from_numpy(np.stack([nalr_fir(ear_audiogram(listener, ear)) for ear in EARS]))
+
+
+def listener_band_firs(listener: Listener) -> Tensor:
+    """Return `nalr_band_firs` of both ears, float64, `(band, ear, tap)`; their sum over bands is `listener_firs`."""
+    return torch.from_numpy(np.stack([nalr_band_firs(ear_audiogram(listener, ear)) for ear in EARS], axis=1))
 
 
 def amplify(signal: Tensor, firs: Tensor) -> Tensor:
@@ -189,6 +199,27 @@ def resample(signal: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.n
     channels = signal.reshape(-1, signal.shape[-1]).T  # (time, channel), as soxr wants it
     resampled = soxr.resample(np.ascontiguousarray(channels), sample_rate, new_sample_rate, quality="HQ")
     return np.ascontiguousarray(resampled.T).reshape(*signal.shape[:-1], -1)
+
+
+def _response(audiogram: Audiogram, sample_rate: int, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return frequencies relative to half the sample rate, and the NAL-R gains at them as factors."""
+    highest = sample_rate / 2
+    if highest <= NALR_FREQUENCIES[-1] or order % 2:
+        raise ParameterError(
+            f"A NAL-R filter needs a sample rate above 12000 Hz and an even order, not {sample_rate} and {order}."
+        )
+    points = np.arange(order + 1) / order
+    anchors = np.concatenate([[0.0], NALR_FREQUENCIES, [highest]])
+    gain_db = np.pad(nalr_gain_db(audiogram), 1, mode="edge")
+    return points, 10 ** (np.interp(points * highest, anchors, gain_db) / 20)
+
+
+def _fir(points: np.ndarray, gain: np.ndarray) -> np.ndarray:
+    """Return the linear-phase filter with these gains at points from 0 to 1, half the sample rate; one tap each."""
+    order = len(points) - 1
+    spectrum = _on_grid(points, gain)
+    spectrum = spectrum * np.exp(-0.5j * order * np.pi * np.arange(_FIR_GRID + 1) / _FIR_GRID)  # centre the response
+    return np.fft.irfft(spectrum, 2 * _FIR_GRID)[: order + 1] * np.hamming(order + 1)
 
 
 def _on_grid(points: np.ndarray, gain: np.ndarray) -> np.ndarray:

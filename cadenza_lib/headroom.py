@@ -10,7 +10,6 @@ import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -20,7 +19,7 @@ from cadenza_lib.errors import ParameterError
 from cadenza_lib.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
 from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, amplify, limit, listener_firs, resample
-from cadenza_lib.listeners import EARS, ear_audiogram, pure_tone_average_db_hl
+from cadenza_lib.listeners import EARS, spread_listeners
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair
 from cadenza_lib.separation import load
@@ -37,8 +36,7 @@ LEVEL_COLUMNS = ("system", "scene", "song", "listener", "ear", "output_level_db"
 def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, wanted: Iterable[str] = ()) -> list[Pair]:
     """Return pairs in which each listener hears each scene, so that listeners and songs can be told apart.
 
-    The listeners are spread evenly over the pure-tone averages (mean of both ears) of the split, and include the one
-    with the largest difference between the ears. The scenes take songs in turn.
+    The listeners are those of `listeners.spread_listeners`. The scenes take songs in turn.
 
     Parameters
     ----------
@@ -54,23 +52,11 @@ def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, wanted: Iterabl
     ParameterError
         If the split has fewer listeners or scenes.
     """
-    for name, number, available in (
-        ("n_listeners", n_listeners, len(split.listeners)),
-        ("n_scenes", n_scenes, len(split.scenes)),
-    ):
-        if not 1 <= number <= available:
-            raise ParameterError(f"{name} {number} must lie between 1 and {available}, what split {split.name!r} has.")
-    pta = {
-        name: [pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]
-        for name, listener in split.listeners.items()
-    }
-    special = [name for name in wanted if name in pta][:n_listeners] or [
-        max(pta, key=lambda name: abs(pta[name][0] - pta[name][1]))
-    ]
-    others = sorted((name for name in pta if name not in special), key=lambda name: sum(pta[name]))
-    places = np.linspace(0, len(others) - 1, n_listeners - len(special)).round().astype(int)
-    chosen = {*special, *(others[place] for place in places)}
-
+    if not 1 <= n_scenes <= len(split.scenes):
+        raise ParameterError(
+            f"n_scenes {n_scenes} must lie between 1 and {len(split.scenes)}, what split {split.name!r} has."
+        )
+    chosen = spread_listeners(split.listeners, n_listeners, wanted)
     by_song: dict[str, list[str]] = {}
     for name, scene in split.scenes.items():
         by_song.setdefault(scene.music, []).append(name)

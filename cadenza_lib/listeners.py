@@ -34,6 +34,7 @@ __all__ = [
     "parse_listener",
     "pure_tone_average_db_hl",
     "severity_class",
+    "spread_listeners",
     "standard_audiogram",
 ]
 
@@ -172,6 +173,32 @@ def severity_class(pta_db_hl: float) -> str:
         if pta_db_hl < upper:
             return name
     raise ParameterError(f"A PTA of {pta_db_hl} dB HL has no severity class; give a number.")
+
+
+def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted: Iterable[str] = ()) -> list[str]:
+    """Return names spread evenly over pure-tone averages (mean of both ears), in the order of `listeners`.
+
+    Among them is the listener with the largest difference between the ears, or in that one's place those `wanted`
+    that there are.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer listeners.
+    """
+    if not 1 <= n_listeners <= len(listeners):
+        raise ParameterError(f"n_listeners {n_listeners} must lie between 1 and {len(listeners)}, those there are.")
+    pta = {
+        name: [pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]
+        for name, listener in listeners.items()
+    }
+    special = [name for name in wanted if name in pta][:n_listeners] or [
+        max(pta, key=lambda name: abs(pta[name][0] - pta[name][1]))
+    ]
+    others = sorted((name for name in pta if name not in special), key=lambda name: sum(pta[name]))
+    places = np.linspace(0, len(others) - 1, n_listeners - len(special)).round().astype(int)
+    chosen = {*special, *(others[place] for place in places)}
+    return [name for name in listeners if name in chosen]
 
 
 def ear_audiogram(listener: Listener, ear: str) -> Audiogram:

@@ -44,6 +44,7 @@ __all__ = [
     "PairSet",
     "Space",
     "Sweep",
+    "best_of",
     "candidate_of",
     "grid",
     "search",
@@ -217,7 +218,7 @@ class Sweep:
         self._settings = _Settings(open_corpus(corpus).name, tuple(models), identities, mixture_into)
         claim(self.out_dir / "sweep.json", self._settings)
         self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")
-        self._device, self._executor, self._progress = device, executor, progress
+        self._device, self._executor, self.progress = device, executor, progress
         self._table = self.out_dir / "scores.csv"
         repair_table(self._table, _COLUMNS)
         self._rows = _read_rows(self._table)
@@ -243,14 +244,14 @@ class Sweep:
         CorpusError, AudioError, ModelError
             If data or a model cannot be used.
         """
-        split = open_corpus(self._settings.corpus).split(on.split)
+        split = self.split(on.split)
         wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
         missing: dict[str, list[tuple[str, Candidate]]] = {}  # by scene: its bases are built once
         for pair, candidate in itertools.product(on.pairs, dict.fromkeys(candidates)):
             if _key(on.split, pair, candidate) not in self._rows:
                 missing.setdefault(pair.scene, []).append((pair.listener, candidate))
         total = sum(map(len, missing.values()))
-        with tqdm(total=total, desc=f"{on.name} pairs", unit="score", disable=not self._progress or not total) as bar:
+        with tqdm(total=total, desc=f"{on.name} pairs", unit="score", disable=not self.progress or not total) as bar:
             for scene, listener, candidate, values in self._score(on.split, missing):
                 key = _key(on.split, Pair(scene, listener), candidate)
                 self._rows[key] = (split.scenes[scene].at_ear_song, *values)
@@ -261,6 +262,14 @@ class Sweep:
             for key in (_key(on.split, pair, candidate) for candidate, pair in wanted)
         ]
         return pd.DataFrame(rows, columns=["set", *_COLUMNS])
+
+    def bases(self, split: str, scene: str) -> SceneBases:
+        """Return the bases of a scene, with one weight for each model."""
+        return _scene_bases(self._settings, str(self._estimates), self._device, split, scene)
+
+    def split(self, name: str) -> Split:
+        """Return a split of the corpus."""
+        return open_corpus(self._settings.corpus).split(name)
 
     def _score(
         self, split: str, missing: Mapping[str, list[tuple[str, Candidate]]]
@@ -285,17 +294,24 @@ def _score_scene(
     settings: _Settings, estimates: str, device: str, split: str, scene_id: str, asked: list[tuple[str, Candidate]]
 ) -> Iterator[tuple[str, str, Candidate, tuple[float, ...]]]:
     """Yield scene, listener, candidate and scores of those asked for in one scene."""
+    listeners = open_corpus(settings.corpus).split(split).listeners
+    per_stem = any(not isinstance(candidate.model_weights[0], int | float) for _, candidate in asked)
+    bases = _scene_bases(settings, estimates, device, split, scene_id, per_stem)
+    for listener, group in itertools.groupby(asked, key=lambda one: one[0]):
+        pair = PairBases(bases, listeners[listener], scene_id)
+        for _, candidate in group:
+            yield scene_id, listener, candidate, pair.score(candidate).values()
+
+
+def _scene_bases(
+    settings: _Settings, estimates: str, device: str, split: str, scene_id: str, per_stem: bool = False
+) -> SceneBases:
     corpus = open_corpus(settings.corpus)
     chosen = corpus.split(split)
     scene = chosen.scenes[scene_id]
     song = corpus.at_ear_song(chosen, scene)
     stems = [separator(song) for separator in _separators(settings, estimates, device)]
-    per_stem = any(not isinstance(candidate.model_weights[0], int | float) for _, candidate in asked)
-    bases = SceneBases(song, stems, corpus.gains_db(scene), per_stem, settings.mixture_into)
-    for listener, group in itertools.groupby(asked, key=lambda one: one[0]):
-        pair = PairBases(bases, chosen.listeners[listener], scene_id)
-        for _, candidate in group:
-            yield scene_id, listener, candidate, pair.score(candidate).values()
+    return SceneBases(song, stems, corpus.gains_db(scene), per_stem, settings.mixture_into)
 
 
 @functools.lru_cache(maxsize=1)  # a network that has been loaded serves all scenes
@@ -329,6 +345,12 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
     return rows
+
+
+def best_of(scores: pd.DataFrame) -> Candidate:
+    """Return the candidate with the highest mean score in a table of `Sweep.scores`."""
+    means = scores.groupby(list(CANDIDATE_COLUMNS), sort=False)["score"].mean()
+    return candidate_of(dict(zip(CANDIDATE_COLUMNS, means.index[int(means.argmax())], strict=True)))
 
 
 @dataclass(frozen=True)

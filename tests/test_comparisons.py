@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,9 @@ from scipy import stats
 
 from cadenza_lib import comparisons
 from cadenza_lib.errors import ParameterError
+from cadenza_lib.evaluation import Settings
+from cadenza_lib.files import write_json
+from cadenza_lib.finetune import Config
 from cadenza_lib.inference import bootstrap_interval
 
 N_LISTENERS, N_SCENES = 60, 3
@@ -118,3 +122,29 @@ def test_evaluations_are_read_with_their_labels_and_splits(tmp_path):
         comparisons.system_scores([tmp_path / "a", tmp_path / "a"])
     with pytest.raises(ParameterError, match="No scores were given"):
         comparisons.system_scores([])
+
+
+def test_a_training_target_is_judged_by_its_mean_over_seeds(tmp_path):
+    pairs = [("scene_1", "A"), ("scene_1", "B"), ("scene_2", "A")]
+    gains = {"start": 0.0, "haaqi-0": 0.01, "haaqi-1": 0.03, "stems-0": -0.02}
+    folders = []
+    for name, gain in gains.items():
+        system, folder = "demo_hdemucs", tmp_path / "scores" / name
+        folder.mkdir(parents=True)
+        if name != "start":
+            run = tmp_path / name
+            run.mkdir()
+            write_json(run / "config.json", asdict(Config(targets=(name[:-2],), seed=int(name[-1]))))
+            system = str(run / "last.safetensors")
+        write_json(folder / "settings.json", asdict(Settings("demo", "test", system)))
+        rows = [(*pair, 0.5 + gain + 0.1 * index) for index, pair in enumerate(pairs)]
+        table = pd.DataFrame(rows, columns=["scene", "listener", "score"])
+        table.assign(song="x", left_score=table["score"], right_score=table["score"]).to_csv(folder / "scores.csv")
+        folders.append(folder)
+    table = comparisons.target_table(folders).set_index("target")
+    assert table["difference"].to_dict() == pytest.approx({"start": 0, "haaqi": 0.02, "stems": -0.02})
+    assert table["n_seeds"].to_dict() == {"start": 1, "haaqi": 2, "stems": 1}
+    assert table.loc["haaqi", "sd"] == pytest.approx(0.02 / np.sqrt(2))  # of two numbers 0.02 apart
+    assert np.isnan(table.loc["stems", "sd"])
+    with pytest.raises(ParameterError, match="no scores of the reference"):
+        comparisons.target_table(folders[1:])

@@ -214,6 +214,16 @@ def test_loss_curves_show_training_and_validation():
     plt.close("all")
 
 
+def test_targets_show_the_difference_of_each_target_and_its_interval():
+    columns = ["target", "n_seeds", "difference", "difference_low", "difference_high"]
+    table = pd.DataFrame([("start", 1, 0, 0, 0), ("haaqi", 2, 0.02, 0.01, 0.05)], columns=columns)
+    axes = plt.subplots()[1]
+    (points,) = figures.targets(table, axes).containers
+    assert points.lines[0].get_xydata().tolist() == [[0, 0.02]]
+    assert points.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.01, 0.05])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["haaqi\n(2 seeds)"]
+
+
 def test_data_size_shows_each_size_at_its_share():
     table = pd.DataFrame({"share": [0.25, 1.0], "haaqi": [0.5, 0.6], "sd": [0.1, np.nan], "paper_haaqi": [np.nan, 0.7]})
     _, axes = plt.subplots(1, 2)

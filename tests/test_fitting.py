@@ -45,6 +45,24 @@ def test_the_filter_has_the_prescribed_gain_at_1_khz():
     assert 20 * np.log10(response[1000]) == pytest.approx(fitting.nalr_gain_db(audiogram)[2], abs=1.0)
 
 
+@pytest.mark.parametrize("name", ["N1", "N4", "S3"])
+def test_band_filters_add_up_to_nal_r_and_a_trim_moves_its_band_alone(name):
+    audiogram = standard_audiogram(name)
+    bands = fitting.nalr_band_firs(audiogram)
+    np.testing.assert_allclose(bands.sum(0), NALR(220, 44100).build(audiogram)[0], atol=EXACT)
+    factors = np.array([1.0, 1.0, 1.0, 1.0, 0.5, 1.0])  # -6.02 dB at 4 kHz
+    before, after = (np.abs(np.fft.rfft(fir, 44100)) for fir in (bands.sum(0), factors @ bands))
+    change_db = 20 * np.log10(after / before)
+    # Neighbours are 2 kHz away, more than the 800 Hz that the window resolves, and the tip of a triangle is rounded.
+    assert change_db[4000] == pytest.approx(-6.02, abs=0.8)
+    np.testing.assert_allclose(change_db[[250, 500, 1000, 8000, 16000]], 0, atol=0.1)
+
+
+def test_band_filters_of_an_ear_without_loss_add_up_to_a_delay():
+    bands = fitting.nalr_band_firs(Audiogram(levels=np.zeros(8)))
+    np.testing.assert_allclose(bands.sum(0), NALR(220, 44100).build(Audiogram(levels=np.zeros(8)))[0], atol=EXACT)
+
+
 @pytest.mark.parametrize("kind", ten_kinds())
 def test_amplification_equals_the_recipes(kind):
     listener, signal = tiny_listener(), ten_kinds()[kind]

@@ -315,6 +315,10 @@ def test_04_fusion_sweep_reports_what_it_chose_on_songs_it_did_not_search(corpus
         n_trials=2,
         n_search_pairs=2,
         n_test_pairs=1,
+        personal_steps=1,
+        n_personal_listeners=1,
+        n_personal_scenes=1,
+        personal_levels_db=[0.0],
     )
     scores = pd.read_csv(out / "scores.csv").set_index(["scene", "listener"])
     result = pd.read_csv(out / "result.csv").set_index(["set", "fusion"])
@@ -330,12 +334,29 @@ def test_04_fusion_sweep_reports_what_it_chose_on_songs_it_did_not_search(corpus
         result.loc[("search", "best of the optimiser"), "haaqi"]
         >= result.loc[("search", "equal weights, w = 0"), "haaqi"]
     )
+    pairs = pd.read_csv(out / "personal_pairs.csv").set_index("setting")["score"]
+    personal = pd.read_csv(out / "personal.csv").set_index(["severity", "setting"])
+    assert personal.loc[("all", "grid"), "difference"] == pytest.approx(pairs["grid"] - pairs["fixed"], abs=ROUNDING)
     check_report(out)
     check_quiet(out)
 
 
-def test_06_report_puts_the_papers_table_beside_ours(fine_tunings: dict[int, Path], tmp_path: Path) -> None:
-    out = run("06_report", tmp_path / "out", data_size_runs=[str(folder) for folder in fine_tunings.values()])
+def test_06_report_puts_the_papers_table_beside_ours(
+    fine_tunings: dict[int, Path], evaluations: dict[str, Path], tmp_path: Path
+) -> None:
+    trained = Path(shutil.copytree(evaluations["oracle"], tmp_path / "trained"))  # as if training had made it perfect
+    settings = json.loads((trained / "settings.json").read_text())
+    settings["system"] = str(next(iter(fine_tunings.values())) / "last.safetensors")
+    (trained / "settings.json").write_text(json.dumps(settings))
+    out = run(
+        "06_report",
+        tmp_path / "out",
+        data_size_runs=[str(folder) for folder in fine_tunings.values()],
+        target_evaluations=[str(evaluations["mixture"]), str(trained)],
+    )
+    targets = pd.read_csv(out / "targets.csv").set_index("target")["haaqi"].to_numpy()
+    expected = [pd.read_csv(evaluations[system] / "scores.csv")["score"].mean() for system in ("mixture", "oracle")]
+    assert targets == pytest.approx(expected, abs=ROUNDING)
     table = pd.read_csv(out / "table1.csv").set_index("n_scenes")
     for n_scenes, folder in fine_tunings.items():
         result = json.loads((folder / "result.json").read_text())
