@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from browsing import PATIENCE_S, Watched
+
+from browser.browsing import PATIENCE_S, Watched
 
 HERE = ("http://127.0.0.1", "ws://127.0.0.1", "file:", "data:", "blob:")
 

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 
 import pytest
-from browsing import ROOT, Watched
+
+from browser.browsing import ROOT, Watched
 
 PAGE = ROOT / "runs" / "demo" / "index.html"
 

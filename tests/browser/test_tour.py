@@ -9,10 +9,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
-from browsing import ROOT, Lab, Watched, jupyterlab
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from browser.browsing import ROOT, Lab, Watched, jupyterlab
 from cadenza_lib import evaluation, stages
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.listeners import Audiogram, Listener, ear_audiogram
