@@ -61,7 +61,8 @@ def sources() -> Iterator[tuple[Path, str]]:
 @cache
 def imported() -> dict[str, set[Path]]:
     """Return the foreign modules that are imported anywhere, and where."""
-    own = {path.stem for path in ROOT.glob("tests/**/*.py")} | {"cadenza_lib"}
+    scripts = list(ROOT.glob("tests/**/*.py"))
+    own = {path.stem for path in scripts} | {path.parent.name for path in scripts} | {"cadenza_lib"}
     found: dict[str, set[Path]] = {}
     for path, source in sources():
         for node in ast.walk(ast.parse(source)):
