@@ -54,7 +54,8 @@ _PARTS = ("cepstral_correlation", "fine_structure", "loudness", "spectrum", "non
 _NUMBERS_STYLE = """<style>.cadenza-numbers table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .cadenza-numbers th, .cadenza-numbers td { padding: 3px 14px 3px 0; text-align: right; font-weight: 400; }
 .cadenza-numbers tr:first-child th { opacity: .7; } .cadenza-numbers th:first-child { text-align: left; }
-.cadenza-numbers td[data-name="haaqi"] { font-weight: 700; } .cadenza-explorer img { border-radius: 8px; }</style>"""
+.cadenza-numbers td[data-name="haaqi"] { font-weight: 700; } .cadenza-explorer img { border-radius: 8px; }
+[data-jp-theme-light="false"] .cadenza-explorer img { filter: invert(.93) hue-rotate(180deg); }</style>"""
 _WRAP = {"flex_flow": "row wrap"}
 _OWN = "as drawn"  # in the choice of standard audiograms: the listener's, or dragged by hand
 

@@ -14,10 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 180  # a machine that is busy with other tests must not fail these
+
+EXPLORER = ".cadenza-explorer"
+KERNEL_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+READY = "document.querySelector('.cadenza-status')?.textContent === 'Ready.'"
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,24 @@ class Watched:
 
     page: Any
     complaints: list[str] = field(default_factory=list)
+
+
+def write_tour(folder: Path, **parameters: Any) -> None:
+    """Write the interactive tour with other parameters, and results beside it."""
+    notebook = load_notebook_node(str(ROOT / "notebooks" / "00_tour.ipynb"))
+    parameters |= {"interactive": True, "out_dir": str(folder / "out")}
+    nbformat.write(parameterize_notebook(notebook, parameters), folder / "00_tour.ipynb")
+
+
+def open_tour(page: Any, lab: Lab) -> None:
+    """Open the tour in JupyterLab, run all its cells, and go to its knobs."""
+    page.goto(lab.address("00_tour.ipynb"))
+    page.wait_for_function(KERNEL_IDLE)
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_selector(EXPLORER)
+    page.wait_for_function(READY)
+    page.evaluate(f"document.querySelector('{EXPLORER}').scrollIntoView()")
 
 
 @contextmanager

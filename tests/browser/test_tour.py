@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
-from papermill.iorw import load_notebook_node
-from papermill.parameterize import parameterize_notebook
 
-from browser.browsing import ROOT, Lab, Watched, jupyterlab
+from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
 from cadenza_lib import evaluation, stages
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.listeners import Audiogram, Listener, ear_audiogram
@@ -23,9 +20,7 @@ SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
 START_S, DURATION_S = 2.0, 2.0
 WIDTHS = (1280, 1920)
 
-EXPLORER = ".cadenza-explorer"
 PLAYER = f"document.querySelector('{EXPLORER} .cadenza-player').cadenzaPlayer"
-KERNEL_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 
 
 @dataclass
@@ -39,25 +34,10 @@ class Tour:
 @pytest.fixture(scope="module")
 def tour(tmp_path_factory: pytest.TempPathFactory, open_page: Callable[..., Watched]) -> Iterator[Tour]:
     folder = tmp_path_factory.mktemp("tour")
-    notebook = load_notebook_node(str(ROOT / "notebooks" / "00_tour.ipynb"))
-    parameters = {
-        "interactive": True,
-        "systems": [SYSTEM],
-        "start_s": START_S,
-        "duration_s": DURATION_S,
-        "out_dir": str(folder / "out"),
-    }
-    nbformat.write(parameterize_notebook(notebook, parameters), folder / "00_tour.ipynb")
+    write_tour(folder, systems=[SYSTEM], start_s=START_S, duration_s=DURATION_S)
     with jupyterlab(folder) as lab:
         watched = open_page(height=1500)
-        page = watched.page
-        page.goto(lab.address("00_tour.ipynb"))
-        page.wait_for_function(KERNEL_IDLE)
-        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-        page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_selector(EXPLORER)
-        wait_until_ready(watched)
-        page.evaluate(f"document.querySelector('{EXPLORER}').scrollIntoView()")
+        open_tour(watched.page, lab)
         yield Tour(lab, watched)
 
 
@@ -72,7 +52,7 @@ def _nothing_goes_wrong(tour: Tour) -> Iterator[None]:
 
 
 def wait_until_ready(watched: Watched) -> None:
-    watched.page.wait_for_function("document.querySelector('.cadenza-status')?.textContent === 'Ready.'")
+    watched.page.wait_for_function(READY)
 
 
 def number(watched: Watched, ear: str, name: str) -> float:
