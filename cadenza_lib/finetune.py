@@ -76,6 +76,10 @@ _STATE_FILE = "training_state.pt"
 
 _LOGGER = logging.getLogger(__name__)
 
+_NO_GRADIENT = (
+    1e-7  # its norm for losses that move with rounding alone is about 1e-9; those that train are at 1e-3 and up
+)
+
 
 def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Result:
     """Train, validate and keep checkpoints in `out_dir`; a run that was stopped goes on.
@@ -223,6 +227,12 @@ class _Run:
             raise ModelError(
                 f"Training stopped since the loss or its gradient was not a finite number in step {self.step + 1}; "
                 f"lower learning_rate or set clip_norm (the checkpoints of earlier steps are kept)."
+            )
+        if self.step == 0 and values[-1] < _NO_GRADIENT and self.fabric.is_global_zero:
+            _LOGGER.warning(
+                "The loss hardly depends on the network (its gradient has a norm of %.1e in the first step): stems of "
+                "masks always sum to the mixture, so set per_stem for the target stems.",
+                values[-1],
             )
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)

@@ -137,6 +137,12 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_weights_of_an_unbroken
     assert read_metrics(out_dir)[columns].equals(read_metrics(trained)[columns])
 
 
+@pytest.mark.parametrize("per_stem", [True, False])
+def test_a_target_that_no_masks_can_change_is_told(config, tmp_path, caplog, per_stem):
+    finetune(replace(config, init="demo_hdemucs", per_stem=per_stem, max_steps=1), tmp_path, progress=False)
+    assert ("always sum to the mixture" in caplog.text) is not per_stem
+
+
 def test_a_run_can_be_made_longer(config, tmp_path):
     finetune(config, tmp_path / "short", progress=False)
     finetune(replace(config, max_steps=5), tmp_path / "short", progress=False)
