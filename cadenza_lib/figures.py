@@ -190,9 +190,8 @@ def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related t
         line = "-" if loudspeaker == ear else "--"
         label = f"{loudspeaker} loudspeaker, {ear} ear"
         axes.plot(path["frequency"], path["magnitude_db"], line, color=EAR_STYLE[str(ear)]["color"], label=label)
-    axes.set_xscale("log")
-    axes.set_xlim(100, table["frequency"].max())
-    axes.set_xlabel("Frequency (Hz)")
+    _octave_axis(axes)
+    axes.set_xlim(100, 20_000)
     axes.set_ylabel("Magnitude (dB)")
     axes.set_title(title)
     axes.legend()
