@@ -6,7 +6,7 @@
 The official way fuses the stems, and then gains, remixes, normalises, amplifies, writes the FLAC file, reads it, and
 scores both ears with pyclarity's HAAQI, for each candidate. Separation is left out of both. The two take turns, one
 candidate each in every round; the table has CPU time, which a busy machine disturbs least. The sweep's bases and
-reference are a cost of the pair, shown on its own.
+reference are a cost of the pair, shown on its own, and so is `personal.optimise_fusion`, which needs no candidates.
 """
 
 import argparse
@@ -31,9 +31,11 @@ from cadenza_lib import separation
 from cadenza_lib.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.fusion import fuse
+from cadenza_lib.personal import optimise_fusion
 from cadenza_lib.scenes import STEMS, choose_pairs
 
 MODELS = ("demo_hdemucs", "demo_openunmix", "mixture")
+STEPS, EXCERPT_S = 10, 3.0  # as `04_fusion_sweep` has for each listener
 
 
 def main() -> None:
@@ -109,6 +111,14 @@ def main() -> None:
     for name, cpu in medians.items():
         print(f"| {name} | {cpu:.3f} | {1 / cpu:.3f} | {medians['official'] / cpu:.1f} |")
     print(f"\nBases and reference of a pair, once: {prepared:.3f} CPU s, {prepared / medians['sweep']:.1f} candidates.")
+    optimise_fusion([bases], 1, EXCERPT_S)
+    start = time.process_time()
+    optimise_fusion([bases], STEPS, EXCERPT_S)
+    climbed = time.process_time() - start
+    print(
+        f"Gradient ascent for the pair, {STEPS} steps on {EXCERPT_S:g} s: {climbed:.1f} CPU s, "
+        f"{climbed / medians['sweep']:.0f} candidates."
+    )
 
 
 if __name__ == "__main__":
