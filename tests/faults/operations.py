@@ -82,7 +82,11 @@ class Operation:
             return _trials(path)
         if path.suffix == ".pt":
             return {name: _plain(value) for name, value in torch.load(path, weights_only=True).items()}
-        return path.read_bytes()
+        content = path.read_bytes()
+        if path.suffix == ".safetensors":  # the order of its header is that of a hash
+            start = 8 + int.from_bytes(content[:8], "little")
+            return json.loads(content[8:start]), content[start:]
+        return content
 
 
 def _timeless(value: Any, folder: Path) -> Any:
@@ -233,7 +237,12 @@ def _study_with_workers(inputs: Path, folder: Path) -> None:
         _study(inputs, folder, pool)
 
 
-def _report(inputs: Path, folder: Path) -> None:
+def _run_notebook(inputs: Path, folder: Path) -> None:
+    (folder / "point").mkdir()
+    shutil.copyfile(inputs / "point.ipynb", folder / "point" / "point.ipynb")
+
+
+def _report(_: Path, folder: Path) -> None:
     out_dir = folder / "point"
     table = pd.DataFrame({"gain_db": [0.0, 6.0], "score": [0.5, 0.25]})
     figure, axes = figures.plt.subplots(figsize=(2, 2))
@@ -241,7 +250,6 @@ def _report(inputs: Path, folder: Path) -> None:
     figures.save(figure, out_dir / "score", table)
     figures.plt.close(figure)
     report.write_items(out_dir, ("score.csv", "Scores", ""), ("score.png", "Scores", ""))
-    shutil.copyfile(inputs / "point.ipynb", out_dir / "point.ipynb")
     point = report.PointResult("step", "", out_dir, "point.ipynb", "finished", 1.0)
     report.write_page(folder / "index.html", "A study", {}, [point])
 
@@ -256,5 +264,5 @@ OPERATIONS = (
     Operation("sweep, 2 workers", _sweep_with_workers, has_workers=True),
     Operation("study", _study, only_there=("*.ipynb", "*.html")),
     Operation("study, 2 workers", _study_with_workers, only_there=("*.ipynb", "*.html"), has_workers=True),
-    Operation("report", _report, only_there=("*.png", "*.pdf")),
+    Operation("report", _report, _run_notebook, only_there=("*.png", "*.pdf")),
 )
