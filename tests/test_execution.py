@@ -181,6 +181,30 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
+def test_study_whose_scheduler_goes_away_says_so_and_goes_on_without_it(
+    cluster: str, write_study: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is an optional extra")
+    path, out_dir = write_study(STUDY % "[1, 2]"), tmp_path / "out"
+    with distributed.Client(cluster) as client:
+        scheduler = client.run_on_scheduler(os.getpid)
+
+    def kill_scheduler() -> None:
+        wait_for(lambda: len(list(out_dir.glob("points/*/worker.txt"))) == 2)
+        os.kill(scheduler, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_scheduler)
+    killer.start()
+    assert main(["run", str(path), "-o", str(out_dir), "--scheduler", cluster]) == 1
+    killer.join()
+    said = capfd.readouterr().err
+    assert "points/1, or a point beside it, lost its process or its scheduler" in said
+    assert "Traceback" not in said
+    (out_dir / "points/go").touch()  # the workers may be at it still
+    assert not run_study(load_study(path), out_dir, executor=Inline()).failed
+    check_numbers(out_dir, range(1, 3))
+
+
 def test_points_of_a_killed_worker_are_finished_once_by_the_other(
     cluster: str, write_study: Callable[[str], Path], tmp_path: Path
 ) -> None:
