@@ -247,7 +247,9 @@ def write_json(path: Path | str, content: Any, *, official: bool = False) -> Non
     try:
         text = json.dumps(content, indent=4, ensure_ascii=official, allow_nan=False) + ("" if official else "\n")
     except ValueError as error:
-        raise ParameterError(f"{path} cannot hold NaN or an infinite number; check what it is computed from.") from error
+        raise ParameterError(
+            f"{path} cannot hold NaN or an infinite number; check what it is computed from."
+        ) from error
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

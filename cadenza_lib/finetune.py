@@ -393,10 +393,13 @@ def _launch(config: Config, out_dir: Path, lock: int) -> Result:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
     command += ["-m", "cadenza_lib.finetune", str(out_dir / "config.json"), str(out_dir)]
     path = os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if part)
-    # Torchrun inherits the lock, as it lives on if this process is killed.
-    inherited = {} if os.name == "nt" else {"pass_fds": (lock,)}
-    environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, **inherited)
+    done = subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        pass_fds=() if os.name == "nt" else (lock,),  # torchrun lives on if this process is killed
+    )
     if done.returncode:
         sentences = [line for line in done.stderr.splitlines() if line.startswith(_ERROR_MARK)]
         reason = sentences[0].removeprefix(_ERROR_MARK) if sentences else done.stderr.strip().splitlines()[-1]

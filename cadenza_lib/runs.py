@@ -195,7 +195,9 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
         case ast.Constant(value=None) if value is None:
             return None
         case ast.Name(id="float") if (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)  # JSON has no others
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)  # JSON has no others
         ):
             return float(value)
         case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here

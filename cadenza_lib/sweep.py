@@ -6,8 +6,9 @@
               estimates/    the models' stems, unless another directory is given
 
 A candidate that has been scored on a pair is never scored again, so that a sweep that was stopped goes on, and grids
-and searches share what they have in common. One process at a time scores, and one searches: another waits. The best of a search is best on the pairs it was searched on by
-construction, partly by luck: `search_and_test` gives pairs of other songs to report it on.
+and searches share what they have in common. One process at a time scores, and one searches; another waits. The best of
+a search is best on the pairs it was searched on by construction, partly by luck: `search_and_test` gives pairs of other
+songs to report it on.
 """
 
 import csv

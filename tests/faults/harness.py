@@ -14,7 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,10 @@ class Events:
         )
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITES:
-            if not arguments[2] & getattr(os, "O_TMPFILE", 0) == os.O_TMPFILE:
-                kind = "append" if arguments[2] & os.O_APPEND else "open"
-                self._happen(kind, arguments[0])
+        if event == "open" and isinstance(arguments[2], int):
+            flags = arguments[2]
+            if flags & _WRITES and flags & os.O_TMPFILE != os.O_TMPFILE:
+                self._happen("append" if flags & os.O_APPEND else "open", arguments[0])
         elif event in _CHANGES:
             self._happen(event.removeprefix("os."), arguments[0])
 
@@ -169,11 +169,13 @@ class Process:
         self.pid = os.fork()
         if self.pid == 0:
             self._run(run, Events(folder, strike_at, strike), clock_offset_s)
+        with suppress(PermissionError, ProcessLookupError):  # whoever is first
+            os.setpgid(self.pid, self.pid)
 
     def _run(self, run: Callable[[], None], events: Events, clock_offset_s: float) -> None:
         code = 2
         try:
-            os.setsid()
+            os.setpgid(0, 0)
             file = os.open(self._said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)
@@ -204,10 +206,8 @@ class Process:
                 break
             time.sleep(0.002)
         seconds = time.monotonic() - self._started
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         said = self._said.read_text(errors="replace") if self._said.exists() else ""
         self._said.unlink(missing_ok=True)
         said, _, count = said.rpartition("\nevents: ") if "\nevents: " in said else (said, "", "0")

@@ -91,7 +91,9 @@ class Operation:
 
 def _timeless(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
-        return {name: _timeless(item, folder) for name, item in value.items() if name not in _TIMES and name != "inputs"}
+        return {
+            name: _timeless(item, folder) for name, item in value.items() if name not in _TIMES and name != "inputs"
+        }
     if isinstance(value, list):
         return [_timeless(item, folder) for item in value]
     return value.replace(str(folder), "FOLDER") if isinstance(value, str) else value
