@@ -137,6 +137,22 @@ def test_a_run_that_is_killed_at_any_moment_ends_with_the_weights_of_an_unbroken
     assert read_metrics(out_dir)[columns].equals(read_metrics(trained)[columns])
 
 
+def test_a_run_that_ends_while_its_last_weights_are_written_writes_them_again(trained, config, tmp_path, monkeypatch):
+    save = module.save_checkpoint
+
+    def stop(network, path, card, dtype):
+        if path.stem == "last" and card["steps"] == 12:
+            raise KeyboardInterrupt
+        save(network, path, card, dtype)
+
+    monkeypatch.setattr(module, "save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_long(config), tmp_path, progress=False)
+    monkeypatch.setattr(module, "save_checkpoint", save)
+    finetune(_long(config), tmp_path, progress=False)
+    assert _largest_difference(tmp_path, trained) == 0
+
+
 def test_a_run_can_be_made_longer(config, tmp_path):
     finetune(config, tmp_path / "short", progress=False)
     finetune(replace(config, max_steps=5), tmp_path / "short", progress=False)

@@ -4,7 +4,7 @@ Each operation is run once undisturbed. Then a seed chooses where a fault strike
 it ends by itself, and its directory is compared with the undisturbed one: the same numbers, every row once, nothing
 left over. What a person can cause, such as a full disk, must end in a sentence.
 
-    python tests/faults/campaign.py [--short] [--only OPERATION]
+    python tests/faults/campaign.py [--short] [--operation NAME] [--fault NAME]
 
 prints a table of faults that struck, were recovered from, or lost something, and ends with 1 if anything is lost.
 """
@@ -160,7 +160,9 @@ def clock_jumps(trial: Trial, rng: random.Random) -> bool:
 
 
 def two_at_once(trial: Trial, rng: random.Random) -> bool:
-    both = [trial.start(), trial.start()]
+    both = [trial.start()]
+    time.sleep(rng.uniform(0, trial.undisturbed.seconds / 2))
+    both.append(trial.start())
     if rng.random() < 0.5:  # the other takes over
         outcomes = [both[0].wait(kill_after_s=rng.uniform(0, trial.undisturbed.seconds)), both[1].wait()]
     else:
@@ -198,7 +200,7 @@ FAULTS: dict[Fault, tuple[int, int]] = {  # how often, in short and in full
     small_real_disk: (0, 2),
     read_only_real_disk: (0, 1),
     clock_jumps: (0, 2),
-    two_at_once: (1, 2),
+    two_at_once: (1, 3),
     worker_dies: (0, 3),
 }
 _MOUNTED = (small_real_disk, read_only_real_disk)
@@ -212,13 +214,13 @@ def _name(fault: Fault) -> str:
     return fault.__name__.replace("_", " ")
 
 
-def run(root: Path, short: bool, only: str = "", seed: int = 0) -> dict[str, dict[str, Count]]:
+def run(root: Path, short: bool, only: tuple[str, str] = ("", ""), seed: int = 0) -> dict[str, dict[str, Count]]:
     """Run the campaign in an empty directory; return counts by operation and fault."""
     inputs = root / "inputs"
     _forked(lambda: make_inputs(inputs), root)
     counts: dict[str, dict[str, Count]] = {}
     for operation in OPERATIONS:
-        if only not in operation.name or (short and operation.has_workers):
+        if only[0] not in operation.name or (short and operation.has_workers):
             continue
         usual, undisturbed = _undisturbed(operation, inputs, root)
         print(
@@ -228,7 +230,7 @@ def run(root: Path, short: bool, only: str = "", seed: int = 0) -> dict[str, dic
         )
         counts[operation.name] = {}
         for fault, (n_short, n_full) in FAULTS.items():
-            if fault is worker_dies and not operation.has_workers:
+            if only[1] not in _name(fault) or (fault is worker_dies and not operation.has_workers):
                 continue
             count = counts[operation.name][_name(fault)] = Count()
             for index in range(n_short if short else n_full):
@@ -308,7 +310,8 @@ def main() -> int:
     """Run the campaign and print its table; return 1 if anything is lost."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="some faults of each kind")
-    parser.add_argument("--only", default="", metavar="OPERATION", help="operations whose names hold this")
+    parser.add_argument("--operation", default="", metavar="NAME", help="operations whose names hold this")
+    parser.add_argument("--fault", default="", metavar="NAME", help="faults whose names hold this")
     parser.add_argument("--seed", type=int, default=0, help="chooses where faults strike")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the counts here too")
     options = parser.parse_args()
@@ -317,7 +320,7 @@ def main() -> int:
     gc.freeze()  # or each process would copy it all
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="faults-") as directory:
-        counts = run(Path(directory).resolve(), options.short, options.only, options.seed)
+        counts = run(Path(directory).resolve(), options.short, (options.operation, options.fault), options.seed)
     print(table(counts))
     print(f"{time.monotonic() - started:.0f} s")
     if options.json:

@@ -40,7 +40,7 @@ def test_operation_ends_as_if_undisturbed_when_it_is_started_again_after_a_fault
 
 def check_a_loss_is_noticed(broken: str, operation: str, tmp_path: Path) -> None:
     """Run the campaign on code that is broken on purpose."""
-    script = f"import sys, runpy\nsys.argv = ['campaign', '--short', '--only', {operation!r}]\n{broken}\n"
+    script = f"import sys, runpy\nsys.argv = ['campaign', '--short', '--operation', {operation!r}]\n{broken}\n"
     script += f"sys.path.insert(0, {str(CAMPAIGN.parent)!r})\nrunpy.run_path({str(CAMPAIGN)!r}, run_name='__main__')\n"
     path = tmp_path / "broken.py"
     path.write_text(script)
