@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
@@ -129,11 +129,17 @@ def write_errors(path: Path | str) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path | str) -> Iterator[int]:
+def locked(path: Path | str, *, with_children: bool = False) -> Iterator[int]:
     """Hold the lock of a file, which is created if need be, and yield its descriptor; wait while another holds it.
 
-    The lock ends with the block, or with the process, however it dies. A child that inherits the descriptor holds it
-    too: then the lock ends when both have.
+    The lock ends with the block, or with the process, however it dies.
+
+    Parameters
+    ----------
+    path
+        The file.
+    with_children
+        Whether a child that inherits the descriptor holds the lock too: then it ends when both have.
 
     Raises
     ------
@@ -154,7 +160,11 @@ def locked(path: Path | str) -> Iterator[int]:
                 raise ParameterError(
                     f"{path} lies on a file system without locks ({error.strerror}); choose another directory."
                 ) from error
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            if not with_children:
+                _unlock(file)
 
 
 @contextmanager
@@ -173,8 +183,18 @@ def _open_alone(path: Path) -> Iterator[None]:
                 is_still_there = False
             if is_still_there:  # or else the other, who has been waited for, has given it its name
                 file.truncate(0)
-                yield
+                try:
+                    yield
+                finally:
+                    _unlock(file)
                 return
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """End a lock for forked processes too, which have inherited it without knowing."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def repair_table(path: Path, columns: Sequence[str]) -> None:

@@ -104,7 +104,7 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes, whose parent has the lock
         claim(out_dir, config)
         return _Run(config, out_dir, progress).train()
-    with locked(out_dir / ".training.lock") as lock:
+    with locked(out_dir / ".training.lock", with_children=True) as lock:
         claim(out_dir, config)
         if (out_dir / "result.json").exists():
             result = read_result(out_dir)

@@ -345,7 +345,7 @@ def execute(
     """
     run = prepare(notebook, parameters or {}, out_dir)
     make_directory(run.out_dir)
-    with locked(run.out_dir / ".lock") as lock:
+    with locked(run.out_dir / ".lock", with_children=True) as lock:
         if force or not run.is_finished():
             _execute(run, lock, progress)
         else:

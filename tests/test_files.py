@@ -1,6 +1,7 @@
 """Files that are complete or absent, by two writers at once, after a kill, and on a full disk."""
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -122,6 +123,21 @@ def test_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
     end_inside("locked", tmp_path / ".lock")
     with locked(tmp_path / ".lock"):
         assert names(tmp_path) == {".lock"}
+
+
+@pytest.mark.parametrize("with_children", [False, True])
+def test_lock_outlives_its_block_only_with_children_that_are_to_hold_it(with_children: bool, tmp_path: Path) -> None:
+    with locked(tmp_path / ".lock", with_children=with_children) as lock:
+        child = subprocess.Popen(["sleep", "60"], pass_fds=(lock,))
+    with (tmp_path / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = True
+        except BlockingIOError:
+            is_free = False
+    child.kill()
+    child.wait()
+    assert is_free is not with_children
 
 
 @pytest.mark.parametrize("text", ["NaN", "[Infinity]", '{"score": -Infinity}'])

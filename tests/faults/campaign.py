@@ -86,10 +86,14 @@ class Trial:
         return outcome
 
     def finish(self) -> None:
-        """Start the operation again, undisturbed, and compare what is there with what should be."""
+        """Start the operation again, undisturbed, and judge."""
         outcome = self.start().wait()
         if outcome.code:
             self.complaints.append(f"the restart ended with {outcome.code}: {outcome.said.strip()[-1500:]}")
+        self.judge()
+
+    def judge(self) -> None:
+        """Compare what is there with what should be."""
         found = self.operation.contents(self.folder)
         for name in sorted(self.usual.keys() | found.keys()):
             if self.usual.get(name) != found.get(name):
@@ -171,6 +175,8 @@ def two_at_once(trial: Trial, rng: random.Random) -> bool:
         trial.check(outcome)
         if outcome.code > 0:
             trial.complaints.append(f"one of two gave up: {outcome.said.strip()[-300:]}")
+    if all(outcome.code == 0 for outcome in outcomes):
+        trial.judge()  # before the restart, which would make it good
     return True
 
 
