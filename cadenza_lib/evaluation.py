@@ -435,7 +435,9 @@ def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
         return kind(**read_json(path))
     except TypeError as error:
-        raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
+        raise CorpusError(
+            f"{path} does not hold the settings of its scores ({error}); delete {path.parent} or choose another."
+        ) from error
 
 
 def _known_pairs(path: Path) -> set[tuple[str, str]]:

@@ -9,8 +9,8 @@ import multiprocessing
 import shutil
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, field
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_PARAMETERS, write_notebook
+from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_PARAMETERS, Inline, write_notebook
 
 from cadenza_lib import estimates, evaluation, executors, figures, report, separation, sweep
 from cadenza_lib.corpus import Corpus
@@ -62,7 +62,6 @@ class Operation:
     prepare: Callable[[Path, Path], None] = lambda _inputs, _folder: None
     only_there: tuple[str, ...] = ()  # files whose content tells times, hosts or versions
     has_workers: bool = False
-    counters: dict[str, int] = field(default_factory=dict, compare=False)
 
     def contents(self, folder: Path) -> Contents:
         """Return what a run left: what its files say, whatever the order of rows and the time that it took."""
@@ -214,18 +213,6 @@ def _sweep(inputs: Path, folder: Path, executor: Executor | None = None) -> None
 def _sweep_with_workers(inputs: Path, folder: Path) -> None:
     with executors.processes(2) as pool:
         _sweep(inputs, folder, pool)
-
-
-class Inline(Executor):
-    """Runs each task when it is submitted: spawning processes takes seconds."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def _study(inputs: Path, folder: Path, executor: Executor | None = None) -> None:
