@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help env demo test test-lowest lint lab clean
+.PHONY: help env demo test test-lowest faults lint lab clean
 
 help:
 	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
 	@echo "make test   run all tests"
 	@echo "make test-lowest   the same at the lowest versions of the dependencies that pyproject.toml promises"
+	@echo "make faults   kill long operations, fill their disk and more, and see what a restart makes of it (half an hour)"
 	@echo "make lint   check style and types"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make env    only set up .venv"
@@ -34,6 +35,9 @@ test-lowest: .venv-lowest/.installed
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@touch $@
+
+faults: env
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py
 
 lint: env
 	$(BIN)/ruff format --check

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cadenza_lib.corpus import AtEarSong
@@ -65,7 +65,9 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
                 loaded.append(load(name, device))
             stems = loaded[0](song).float().contiguous()
             with atomic_path(path) as temporary:
-                save_file({"stems": stems}, temporary, {"sha256": _digest(stems), "model": name, "song": song.name})
+                entry = {"sha256": _digest(stems), "model": name, "song": song.name}
+                # Its `save_file` may write to a name of its own, which a process that is killed would leave.
+                temporary.write_bytes(save({"stems": stems}, entry))
         return stems.to(song.mixture.dtype)
 
     return separate

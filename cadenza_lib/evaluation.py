@@ -27,7 +27,7 @@ from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.executors import core_count, processes
-from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
+from cadenza_lib.files import append_row, as_tuples, locked, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
@@ -239,7 +239,8 @@ def evaluate(
     """Enhance and score pairs; write the signals, `scores.csv` and `settings.json` to `out_dir`.
 
     Pairs that `scores.csv` already has are not computed again. A row is written as soon as it is known, so a run that
-    is stopped loses at most the pair that it was working on; with several processes, those of one song in each.
+    is stopped loses at most the pair that it was working on; with several processes, those of one song in each. If
+    another process is evaluating into `out_dir`, this waits until it is done, and finds its rows.
 
     Parameters
     ----------
@@ -277,7 +278,25 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    claim(out_dir / "settings.json", settings)
+    with locked(out_dir / ".scores.lock"):
+        claim(out_dir / "settings.json", settings)
+        _score_missing(corpus, separator, settings, pairs, out_dir, progress, jobs)
+    scores = read_scores(out_dir).set_index(["scene", "listener"])
+    wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
+    return scores.loc[wanted].reset_index()[list(COLUMNS)]
+
+
+def _score_missing(
+    corpus: Corpus,
+    separator: Separator,
+    settings: Settings,
+    pairs: Sequence[Pair],
+    out_dir: Path,
+    progress: bool,
+    jobs: int,
+) -> None:
+    """Append the rows that the table of scores lacks."""
+    split = corpus.split(settings.split)
     scores_path = out_dir / "scores.csv"
     known = _known_pairs(scores_path)
     by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
@@ -297,10 +316,6 @@ def evaluate(
         for row in rows:
             append_row(scores_path, row)
             bar.update()
-
-    scores = read_scores(out_dir).set_index(["scene", "listener"])
-    wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
-    return scores.loc[wanted].reset_index()[list(COLUMNS)]
 
 
 _Row = tuple[object, ...]
@@ -420,7 +435,9 @@ def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
         return kind(**read_json(path))
     except TypeError as error:
-        raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
+        raise CorpusError(
+            f"{path} does not hold the settings of its scores ({error}); delete {path.parent} or choose another."
+        ) from error
 
 
 def _known_pairs(path: Path) -> set[tuple[str, str]]:

@@ -9,7 +9,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -227,6 +227,11 @@ def _run_points(
 
     def failure(step: Step, point: Point, error: Exception) -> tuple[str, PointResult]:
         sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, BrokenExecutor | CancelledError):
+            sentence = (
+                f"{point.directory}, or a point beside it, lost its process or its scheduler, perhaps for lack of "
+                f"memory; run the study again with fewer jobs, which goes on."
+            )
         if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
             write_error(out_dir / point.directory, sentence, error)
         return result(step, point, "failed", sentence)

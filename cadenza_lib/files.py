@@ -1,4 +1,9 @@
-"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on."""
+"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on.
+
+What is not complete yet is called `.<name>.unfinished<suffix>`, always the same for a file: who writes it the next time
+writes over what a process left that was killed, so nothing needs to be cleaned up, and a lock keeps two writers apart.
+Other hidden files are locks, `.lock` or `.<what>.lock`; they are empty, stay, and mean nothing while nobody holds them.
+"""
 
 import csv
 import json
@@ -7,9 +12,9 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
@@ -26,6 +31,7 @@ __all__ = [
     "make_directory",
     "read_json",
     "repair_table",
+    "write_errors",
     "write_json",
 ]
 
@@ -83,34 +89,57 @@ def find_path(path: Path, root: Path) -> Path:
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """Yield a temporary name beside `path` to write to; it becomes `path` only if the block succeeds.
 
-    The temporary name keeps the suffix of `path`, since writers of audio and figures choose the format by it.
+    The temporary name keeps the suffix of `path`, since writers of audio and figures choose the format by it. If
+    another process or thread is writing the same file, this waits until it is done.
 
     Raises
     ------
     ParameterError
-        If the directory of `path` cannot be written.
+        If the file or its directory cannot be written.
     """
     path = Path(path)
     make_directory(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:100]}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.stem[:100]}.unfinished{path.suffix}")
+    with write_errors(path), _open_alone(temporary):
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException:
+            with suppress(OSError):  # the disk may be what failed
+                temporary.unlink()
+            raise
 
 
 @contextmanager
-def locked(path: Path | str) -> Iterator[int]:
+def write_errors(path: Path | str) -> Iterator[None]:
+    """Turn what writers raise on a full or read-only disk into one sentence about a file or directory.
+
+    Raises
+    ------
+    ParameterError
+        If the block raises an error of the operating system or of a library's writer.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # torch and soundfile have RuntimeErrors
+        reason = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ParameterError(
+            f"{path} cannot be written ({reason.rstrip('.')}); make room or choose another directory, and start again."
+        ) from error
+
+
+@contextmanager
+def locked(path: Path | str, *, with_children: bool = False) -> Iterator[int]:
     """Hold the lock of a file, which is created if need be, and yield its descriptor; wait while another holds it.
 
-    The lock ends with the block, or with the process, however it dies. A child that inherits the descriptor holds it
-    too: then the lock ends when both have.
+    The lock ends with the block, or with the process, however it dies.
+
+    Parameters
+    ----------
+    path
+        The file.
+    with_children
+        Whether a child that inherits the descriptor holds the lock too: then it ends when both have.
 
     Raises
     ------
@@ -118,10 +147,8 @@ def locked(path: Path | str) -> Iterator[int]:
         If the file cannot be written, or its file system has no locks.
     """
     path = Path(path)
-    try:
+    with write_errors(path):
         file = path.open("ab")  # network file systems want it writable
-    except OSError as error:
-        raise ParameterError(f"{path} cannot be written ({error.strerror}); choose another directory.") from error
     with file:
         if sys.platform != "win32":
             try:
@@ -133,7 +160,41 @@ def locked(path: Path | str) -> Iterator[int]:
                 raise ParameterError(
                     f"{path} lies on a file system without locks ({error.strerror}); choose another directory."
                 ) from error
-        yield file.fileno()
+        try:
+            yield file.fileno()
+        finally:
+            if not with_children:
+                _unlock(file)
+
+
+@contextmanager
+def _open_alone(path: Path) -> Iterator[None]:
+    """Make a file empty and keep others from doing the same, as far as the file system has locks."""
+    if sys.platform == "win32":  # which cannot rename an open file
+        yield
+        return
+    while True:
+        with path.open("ab") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                is_still_there = os.path.samestat(path.stat(), os.fstat(file.fileno()))
+            except FileNotFoundError:
+                is_still_there = False
+            if is_still_there:  # or else the other, who has been waited for, has given it its name
+                file.truncate(0)
+                try:
+                    yield
+                finally:
+                    _unlock(file)
+                return
+
+
+def _unlock(file: IO[bytes]) -> None:
+    """End a lock for forked processes too, which have inherited it without knowing."""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def repair_table(path: Path, columns: Sequence[str]) -> None:
@@ -150,7 +211,7 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
     content = path.read_bytes()
     complete = content.rfind(b"\n") + 1
     if complete < len(content):
-        with path.open("r+b") as torn:
+        with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
     with path.open(newline="", encoding="utf-8") as file:
         header = next(csv.reader(file), [])
@@ -159,8 +220,14 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
 
 
 def append_row(path: Path, row: Sequence[object]) -> None:
-    """Append one row to a CSV file and see it on the disk."""
-    with path.open("a", newline="", encoding="utf-8") as file:
+    """Append one row to a CSV file and see it on the disk.
+
+    Raises
+    ------
+    ParameterError
+        If the file cannot be written; then part of the row may be there, which `repair_table` cuts off.
+    """
+    with write_errors(path), path.open("a", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow(row)
         file.flush()
         os.fsync(file.fileno())
@@ -176,7 +243,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise CorpusError(f"{path} does not exist; check the path, or data/README.md for the expected tree.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -190,10 +257,25 @@ def read_json(path: Path | str) -> Any:
 
 
 def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
-    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts."""
-    text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts.
+
+    Raises
+    ------
+    ParameterError
+        If the file cannot be written, or would hold NaN or an infinite number, which `read_json` refuses.
+    """
+    try:
+        text = json.dumps(content, indent=4, ensure_ascii=official, allow_nan=False) + ("" if official else "\n")
+    except ValueError as error:
+        raise ParameterError(
+            f"{path} cannot hold NaN or an infinite number; check what it is computed from."
+        ) from error
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it holds {name}, which is not JSON")
 
 
 def as_tuples(value: Any) -> Any:

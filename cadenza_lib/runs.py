@@ -13,12 +13,14 @@ to the caller's directory and is passed on as an absolute one.
 """
 
 import ast
+import errno
 import hashlib
 import importlib
 import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -40,7 +42,7 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import locked, make_directory, read_json, write_json
+from cadenza_lib.files import locked, make_directory, read_json, write_errors, write_json
 
 __all__ = [
     "Parameter",
@@ -58,6 +60,7 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
+_DISK_ERRORS = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
 _PACKAGES = ("cadenza-companion", "demucs", "numpy", "pandas", "papermill", "pyclarity", "scipy", "torch")
 
 
@@ -191,7 +194,11 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
     match annotation:
         case ast.Constant(value=None) if value is None:
             return None
-        case ast.Name(id="float") if isinstance(value, int | float) and not isinstance(value, bool):
+        case ast.Name(id="float") if (
+            isinstance(value, int | float)
+            and not isinstance(value, bool)
+            and math.isfinite(value)  # JSON has no others
+        ):
             return float(value)
         case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here
             return value
@@ -338,7 +345,7 @@ def execute(
     """
     run = prepare(notebook, parameters or {}, out_dir)
     make_directory(run.out_dir)
-    with locked(run.out_dir / ".lock") as lock:
+    with locked(run.out_dir / ".lock", with_children=True) as lock:
         if force or not run.is_finished():
             _execute(run, lock, progress)
         else:
@@ -347,8 +354,10 @@ def execute(
 
 
 def _execute(run: Run, lock: int, progress: bool) -> None:
-    for stale in (run.manifest, run.out_dir / "error.txt"):
-        stale.unlink(missing_ok=True)
+    with write_errors(run.out_dir):
+        # The page too: whether it is older than the notebook cannot be told by a clock that jumps.
+        for stale in (run.manifest, run.out_dir / "error.txt", run.out_dir / f"{run.notebook.stem}.html"):
+            stale.unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
         _run_kernel(run, lock, progress)
@@ -457,11 +466,25 @@ def _sentence(run: Run, error: Exception) -> str:
             return str(error.evalue)
         cell = error.exec_count if error.exec_count is not None else error.cell_index
         last = f"{error.ename}: {error.evalue}".strip(": \n").splitlines()[-1]
+        if sentence := _disk_sentence(run, last):
+            return sentence
         return f"{run.notebook.name} failed in cell [{cell}] with {last.rstrip('.')}; {where}."
     if type(error).__name__ == "DeadKernelError":
         return f"{run.notebook.name} stopped because its kernel died, perhaps for lack of memory; {where}."
-    reason = str(error).strip().splitlines() or [""]
-    return f"{run.notebook.name} could not be run ({type(error).__name__}: {reason[-1]}); {where}."
+    reason = (str(error).strip().splitlines() or [""])[-1]
+    return _disk_sentence(run, reason) or (
+        f"{run.notebook.name} could not be run ({type(error).__name__}: {reason}); {where}."
+    )
+
+
+def _disk_sentence(run: Run, reason: str) -> str:
+    """Return what to do if a disk is the reason, whichever library tells; empty: it is not."""
+    if not any(text in reason for text in _DISK_ERRORS):
+        return ""
+    return (
+        f"{run.notebook.name} could not write to {run.out_dir} ({reason.rstrip('.')}); make room or choose another "
+        f"directory, and run it again."
+    )
 
 
 def write_error(out_dir: Path, sentence: str, error: BaseException) -> None:

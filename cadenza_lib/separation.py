@@ -17,7 +17,7 @@ import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
@@ -318,7 +318,7 @@ def save_checkpoint(
         for name, value in network.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # not `save_file`, whose own temporary file a kill would leave
     write_json(path.with_suffix(".json"), card)
 
 

@@ -7,16 +7,13 @@
 `finetune` writes weights, the training state and validation scores beside them.
 """
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
 from torch import nn
 
 from cadenza_lib.errors import ParameterError
@@ -30,7 +27,6 @@ __all__ = [
     "check_disk",
     "claim",
     "cut_metrics",
-    "disk_errors",
     "read_config",
     "read_metrics",
     "read_result",
@@ -180,16 +176,6 @@ def check_disk(out_dir: Path, network: nn.Module) -> None:
         raise ParameterError(
             f"{out_dir} has {free / 1e9:.2f} GB of free disk, but checkpoints take {needed / 1e9:.2f} GB; make room."
         )
-
-
-@contextlib.contextmanager
-def disk_errors(out_dir: Path) -> Iterator[None]:
-    """Turn what writers raise on a full or broken disk into one sentence."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ParameterError(f"{out_dir} cannot be written ({reason}); make room and start again.") from error
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
