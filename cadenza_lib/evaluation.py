@@ -27,7 +27,7 @@ from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.executors import core_count, processes
-from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
+from cadenza_lib.files import append_row, as_tuples, file_name, make_directory, read_json, repair_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
@@ -53,6 +53,7 @@ __all__ = [
     "read_settings",
     "reference_remix",
     "score",
+    "signal_name",
 ]
 
 HAAQI_SAMPLE_RATE = 24000
@@ -320,7 +321,7 @@ def _rows(
             listener = split.listeners[pair.listener]
             how = (settings.mixture_weight, settings.output_level_db, settings.clip, settings.mixture_into)
             output = enhance(song, stems, gains_db, listener, *how)
-            save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
+            save_output(output, out_dir / "enhanced_signals" / signal_name(pair))
             result = score(output, reference, listener, scene)
             yield scene, song.name, pair.listener, *result.values()
 
@@ -363,6 +364,11 @@ def _start_process(corpus: str, separator: Separator, settings: Settings, out_di
 
 def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
     return list(_process["rows"](pairs))
+
+
+def signal_name(pair: Pair) -> str:
+    """Return the name of a pair's enhanced signal without its suffix: the challenge's `<scene>_<listener>_remix`."""
+    return file_name(f"{pair.scene}_{pair.listener}_remix")
 
 
 def read_scores(path: Path | str) -> pd.DataFrame:

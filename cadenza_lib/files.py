@@ -1,8 +1,11 @@
-"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on."""
+"""Files that are either complete or absent, names that stay where they belong, locks, growing tables, and JSON."""
 
 import csv
+import errno
+import hashlib
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -21,10 +24,13 @@ __all__ = [
     "append_row",
     "as_tuples",
     "atomic_path",
+    "file_name",
     "find_path",
+    "is_inside",
     "locked",
     "make_directory",
     "read_json",
+    "read_text",
     "repair_table",
     "write_json",
 ]
@@ -33,6 +39,8 @@ _LOGGER = logging.getLogger(__name__)
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
+
+_MAX_NAME_BYTES = 200  # of a file's name: file systems take 255, and what is added to a name needs some
 
 
 def make_directory(path: Path | str) -> Path:
@@ -64,19 +72,42 @@ def find_path(path: Path, root: Path) -> Path:
     Path
         `path` itself if it exists, or if nothing else does.
     """
-    if path.exists():
-        return path
-    found = root
-    for name in path.relative_to(root).parts:
-        exact = found / name
-        try:
+    try:
+        if path.exists():
+            return path
+        found = root
+        for name in path.relative_to(root).parts:
+            exact = found / name
             others = (
                 [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
             )
-        except OSError:
-            return path
-        found = others[0] if others else exact
-    return found if found.exists() else path
+            found = others[0] if others else exact
+        return found if found.exists() else path
+    except OSError:
+        return path
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Tell whether a path stays in a directory, wherever `..` and links lead."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that is too long or holds a null
+        return False
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of one file: itself where that can be, or else what can be kept of it and a hash.
+
+    >>> file_name("Tiny 1-hlp_0001"), file_name("AC/DC"), file_name("..")
+    ('Tiny 1-hlp_0001', 'AC_DC-5a5abe39', '__-5ec1f7e7')
+    """
+    name = "".join(letter if letter.isprintable() and letter not in "/\\" else "_" for letter in text)
+    if not name.strip(". "):
+        name = "_" * len(name)
+    if name == text and 0 < len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    kept = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
@@ -166,8 +197,21 @@ def append_row(path: Path, row: Sequence[object]) -> None:
         os.fsync(file.fileno())
 
 
+def read_text(path: Path) -> str:
+    """Read a file of UTF-8.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        If it cannot be read, or is a pipe or a device, which might never end.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file, in which every number is finite and every text can be written.
 
     Raises
     ------
@@ -176,26 +220,53 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = read_text(path)
+        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        if "\\u" in text:  # half of a pair of escapes is no character
+            json.dumps(content, ensure_ascii=False).encode()
+        return content
     except FileNotFoundError as error:
         raise CorpusError(f"{path} does not exist; check the path, or data/README.md for the expected tree.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path} cannot be read ({error}); check that it is a readable text file.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{path} cannot be read ({reason}); check that it is a readable text file.") from error
     except json.JSONDecodeError as error:
         raise CorpusError(
             f"{path} is not valid JSON (line {error.lineno}: {error.msg}); repair it or download it again."
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+    except (ValueError, RecursionError) as error:  # NaN, a number without a value, or thousands of brackets
         raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
 def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
-    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts."""
-    text = json.dumps(content, indent=4) if official else json.dumps(content, indent=4, ensure_ascii=False) + "\n"
+    """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts.
+
+    Raises
+    ------
+    ParameterError
+        If a number is NaN or infinite, a text is none that can be written, or the directory cannot be written.
+    """
+    try:
+        text = json.dumps(content, indent=4, allow_nan=False, ensure_ascii=official) + "\n" * (not official)
+        encoded = text.encode()
+    except ValueError as error:
+        raise ParameterError(f"{path} is not written ({error}); give finite numbers and proper text.") from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded)
 
 
 def as_tuples(value: Any) -> Any:
     """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds the number {text[:20]}, which is not finite")
+    return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)  # or arithmetic with it would fail
+    return int(text)

@@ -17,7 +17,7 @@ from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.files import atomic_path, file_name, make_directory, read_json, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, amplify, limit, listener_firs, resample
 from cadenza_lib.listeners import EARS, spread_listeners
 from cadenza_lib.remix import remix
@@ -163,7 +163,7 @@ def _ear_rows(where: tuple[str, ...], level_db: float, clip: bool, values: Seque
 
 
 def _file(folder: Path, pair: Pair) -> Path:
-    return folder / f"{pair.scene}_{pair.listener}.csv"
+    return folder / f"{file_name(f'{pair.scene}_{pair.listener}')}.csv"
 
 
 def _claim(folder: Path, settings: dict) -> None:

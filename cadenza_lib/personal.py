@@ -23,7 +23,7 @@ from cadenza_lib.bases import Candidate, PairBases
 from cadenza_lib.comparisons import compare
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.evaluation import HAAQI_SAMPLE_RATE, PairScore, claim
-from cadenza_lib.files import as_tuples, make_directory, read_json, write_json
+from cadenza_lib.files import as_tuples, file_name, make_directory, read_json, write_json
 from cadenza_lib.fitting import NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, amplify, finish, listener_band_firs, resample
 from cadenza_lib.fusion import MIXTURE_WEIGHT
 from cadenza_lib.haaqi.torch import ReferenceBatch
@@ -212,7 +212,7 @@ def compare_settings(
     parts = []
     for name in tqdm(names, desc="personal settings", unit="listener", disable=not sweep.progress):
         search, test = (_only(on, name) for on in (searched, held_out))
-        path = folder / f"{name}.json"
+        path = folder / f"{file_name(name)}.json"
         if not path.exists():
             before, after = (
                 [PairBases(bases(on.split, pair.scene), both[name], pair.scene) for pair in on.pairs]

@@ -40,7 +40,7 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import locked, make_directory, read_json, write_json
+from cadenza_lib.files import locked, make_directory, read_json, read_text, write_json
 
 __all__ = [
     "Parameter",
@@ -99,7 +99,7 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
     """
     notebook = Path(notebook)
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(read_text(notebook))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     except FileNotFoundError as error:
         raise ParameterError(f"Notebook {notebook} does not exist; check the path.") from error

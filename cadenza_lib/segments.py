@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, quantise_16bit
-from cadenza_lib.corpus import Corpus, Split
-from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.corpus import SIGNALS, Corpus, Split
+from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import read_json, write_json
 from cadenza_lib.fitting import listener_firs
 from cadenza_lib.listeners import Listener
@@ -181,7 +181,7 @@ class Segments:
         self._seed, self._augmentations = seed, frozenset(augmentations)
         self._device = device or torch.device("cpu")
         self._gain_file = gain_file
-        self._gains: dict[str, list[float]] = read_json(gain_file) if gain_file and gain_file.exists() else {}
+        self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
         self._firs: dict[str, Tensor] = {}
 
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
@@ -257,6 +257,18 @@ class Segments:
             if self._gain_file:
                 write_json(self._gain_file, dict(self._gains))
         return self._gains[key]
+
+
+def _read_gains(path: Path) -> dict[str, list[float]]:
+    """Read what `Segments` has written for another call."""
+    content = read_json(path)
+    entries = list(content.values()) if isinstance(content, dict) else [None]
+    for gains in entries:
+        if not (
+            isinstance(gains, list) and len(gains) == len(SIGNALS) and all(type(gain) is float and gain >= 0 for gain in gains)
+        ):
+            raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; delete it.")
+    return content
 
 
 class Prefetcher:

@@ -63,6 +63,8 @@ _MASK_FLOOR = 1e-8  # power of a bin; equal shares where no stem has anything, a
 _OFFICIAL_CHUNK_S = 11.0  # segment 10 s times (1 + overlap 0.1) in pyclarity's `separate_sources`
 _OFFICIAL_FADE_S = 0.1
 
+_TRIAL_LENGTH = 1 << 14  # samples that a loaded network is tried out with, more than any usual window
+
 
 class MaskedHDemucs(HDemucs):
     """Hybrid Demucs that shares out its input: each bin of the mixture's spectrum by the magnitudes of the stems.
@@ -358,18 +360,34 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
     if sorted(sources) != sorted(STEMS):
         raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
     try:
-        network = ARCHITECTURES[architecture](**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{card_path} holds arguments that {architecture!r} does not take ({error}); "
-            f"use the card that was written with the checkpoint."
-        ) from error
-    try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
-    fill_network(network, state, path, f"use the {card_path.name} that was written with it")
-    return network.eval(), sources
+    remedy = f"use the {card_path.name} that was written with it"
+    try:
+        with torch.device("meta"):  # the shapes first: with wrong numbers, the network itself may not fit into memory
+            outline = ARCHITECTURES[architecture](**arguments)
+        fill_network(outline, state, path, remedy)
+        network = ARCHITECTURES[architecture](**arguments)
+        fill_network(network, state, path, remedy)
+        _try_out(network.eval())
+    except ModelError:
+        raise
+    except Exception as error:  # networks answer to wrong arguments in many ways
+        raise ModelError(
+            f"{card_path} holds arguments that {architecture!r} does not take ({str(error).rstrip('.')}); "
+            f"use the card that was written with the checkpoint."
+        ) from error
+    return network, sources
+
+
+@torch.inference_mode()
+def _try_out(network: torch.nn.Module) -> None:
+    """Raise an error if a network cannot separate: some arguments that it takes make it fail, or give no numbers."""
+    mixture = 1e-2 * torch.sin(torch.arange(_TRIAL_LENGTH)).expand(1, 2, -1)
+    stems = network(mixture)
+    if stems.shape != (1, len(STEMS), *mixture.shape[1:]) or not torch.isfinite(stems).all():
+        raise ValueError(f"it gives stems of shape {tuple(stems.shape)}, or not finite ones")
 
 
 def _official_chunks(forward: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:

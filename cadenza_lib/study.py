@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from cadenza_lib.errors import ParameterError
+from cadenza_lib.files import read_text
 from cadenza_lib.runs import Parameter, YamlLoader, check_parameters, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
@@ -120,8 +121,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, YamlLoader)
+        content = yaml.load(read_text(path), YamlLoader)
     except FileNotFoundError as error:
         raise ParameterError(f"Study {path} does not exist; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:

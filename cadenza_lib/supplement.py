@@ -21,7 +21,7 @@ from cadenza_lib.acoustics import SAMPLE_RATE, read_audio
 from cadenza_lib.corpus import SIGNALS, Corpus, load_songs
 from cadenza_lib.datasets import song_folders
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import find_path, make_directory, read_json, write_json
+from cadenza_lib.files import file_name, find_path, make_directory, read_json, write_json
 from cadenza_lib.scenes import STEMS, sample_scene_listeners, sample_scenes
 
 __all__ = ["MOISESDB_STEMS", "draw_scenes", "find_songs", "import_songs"]
@@ -201,7 +201,7 @@ def _from_moisesdb(card: Path) -> tuple[str, Sources]:
 
 def _file_name(text: str) -> str:
     """Return a title as the name of a directory."""
-    return text.replace("/", "_").replace("\\", "_").replace("\0", "").strip().lstrip(".") or "untitled"
+    return file_name(text.replace("/", "_").replace("\\", "_").replace("\0", "").strip().lstrip(".") or "untitled")
 
 
 def _place(folder: Path, files: Sources) -> None:
