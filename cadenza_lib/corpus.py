@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import file_name, find_path, is_inside, read_json
+from cadenza_lib.files import file_name, fill, find_path, is_inside, read_json
 from cadenza_lib.listeners import Listener, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Scene
@@ -262,9 +262,7 @@ class Corpus:
         split = find_path(self.root / "audio" / kind / Path(*parts[:-1][:1]), self.root)
         folder = find_path(self.root / "audio" / kind / entry["Path"], self.root)
         if not is_inside(folder, split):
-            raise CorpusError(
-                f"{folder} is a link that leads out of {split}; copy the song, or link the directory of the whole split."
-            )
+            raise CorpusError(f"{folder} is a link that leads out of {split}; copy the song, or link the whole split.")
         return folder
 
     def _load_gains(self) -> dict[str, dict[str, float]]:
@@ -284,16 +282,16 @@ class Corpus:
         positions = {}
         for name, entry in _read_object(path).items():
             try:
-                position = HeadPosition(**entry)
+                position = fill(HeadPosition, entry)
                 sound = all(abs(angle) <= 180 for angle in (position.left_angle, position.right_angle))
                 sound &= all(file_name(part) == part for part in (position.subject, position.mic))
-            except (TypeError, AttributeError) as error:
+            except TypeError as error:
                 raise CorpusError(
                     f"{path}: {name} is {entry!r}; it needs subject, left_angle, right_angle (degrees) and mic."
                 ) from error
             if not sound:
                 raise CorpusError(
-                    f"{path}: {name} is {entry!r}; angles must lie between -180 and 180 degrees, and subject and mic be "
+                    f"{path}: {name} is {entry!r}; angles must lie from -180 to 180 degrees, and subject and mic be "
                     f"part of the name of a file."
                 )
             positions[name] = position
@@ -308,8 +306,7 @@ class Corpus:
         scenes = {}
         for scene_id, entry in _read_object(path).items():
             try:
-                scene = Scene(**entry)
-                "".join(entry.values())  # all three are ids
+                scene = fill(Scene, entry)
             except TypeError as error:
                 raise CorpusError(
                     f"{path}: {scene_id} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
@@ -377,7 +374,7 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
         if Path(entry["Path"]).is_absolute() or ".." in parts:
             raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
         if not parts or any("\0" in part or len(part.encode()) > 255 for part in parts):
-            raise CorpusError(f"{path}: the Path {entry['Path']!r} is none that a disk can hold; shorten or correct it.")
+            raise CorpusError(f"{path}: the Path {entry['Path']!r} is none that a disk can hold; shorten it.")
     songs = {entry["Track Name"]: entry for entry in entries}
     if len(songs) < len(entries):
         names = [entry["Track Name"] for entry in entries]

@@ -27,7 +27,17 @@ from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.executors import core_count, processes
-from cadenza_lib.files import append_row, as_tuples, file_name, make_directory, read_json, repair_table, write_json
+from cadenza_lib.files import (
+    append_row,
+    as_tuples,
+    file_name,
+    fill,
+    make_directory,
+    read_json,
+    read_table,
+    repair_table,
+    write_json,
+)
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
@@ -382,20 +392,7 @@ def read_scores(path: Path | str) -> pd.DataFrame:
     path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
-    try:
-        scores = pd.read_csv(path, dtype=str)
-    except (ValueError, OSError) as error:
-        raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
-    missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
-    if missing:
-        raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in COLUMNS[3:]:
-        if column in scores:
-            try:
-                scores[column] = scores[column].astype(float)  # what was written, to the last bit
-            except ValueError as error:
-                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
-    return scores
+    return read_table(path, OFFICIAL_COLUMNS, COLUMNS[3:], "evaluate again")
 
 
 def read_settings(out_dir: Path | str) -> Settings:
@@ -424,9 +421,9 @@ def claim(path: Path, settings: Any) -> None:
 
 def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
-        return kind(**read_json(path))
+        return fill(kind, read_json(path))
     except TypeError as error:
-        raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
+        raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}); evaluate again.") from error
 
 
 def _known_pairs(path: Path) -> set[tuple[str, str]]:

@@ -12,7 +12,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pandas as pd
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
@@ -25,17 +28,22 @@ __all__ = [
     "as_tuples",
     "atomic_path",
     "file_name",
+    "fill",
     "find_path",
     "is_inside",
     "locked",
     "make_directory",
+    "parse_json",
     "read_json",
+    "read_table",
     "read_text",
     "repair_table",
     "write_json",
 ]
 
 _LOGGER = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind")
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
@@ -72,19 +80,19 @@ def find_path(path: Path, root: Path) -> Path:
     Path
         `path` itself if it exists, or if nothing else does.
     """
-    try:
-        if path.exists():
-            return path
-        found = root
-        for name in path.relative_to(root).parts:
-            exact = found / name
+    if os.path.exists(path):  # unlike Path.exists, no error if a name is too long
+        return path
+    found = root
+    for name in path.relative_to(root).parts:
+        exact = found / name
+        try:
             others = (
                 [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
             )
-            found = others[0] if others else exact
-        return found if found.exists() else path
-    except OSError:
-        return path
+        except OSError:
+            return path
+        found = others[0] if others else exact
+    return found if found.exists() else path
 
 
 def is_inside(path: Path, root: Path) -> bool:
@@ -178,13 +186,15 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
     if not path.exists():
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(columns)
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        complete = content.rfind(b"\n") + 1
+        header = next(csv.reader(content[:complete].decode().splitlines()), [])
+    except (OSError, ValueError, csv.Error):
+        header = []
+    if header == list(columns) and complete < len(content):
         with path.open("r+b") as torn:
             torn.truncate(complete)
-    with path.open(newline="", encoding="utf-8") as file:
-        header = next(csv.reader(file), [])
     if header != list(columns):
         raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
 
@@ -210,6 +220,59 @@ def read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+def parse_json(text: str) -> Any:
+    """Return the content of a text of JSON, in which every number is finite and every text can be written.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is none.
+    """
+    content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+    if "\\u" in text:  # half of a pair of escapes is no character
+        json.dumps(content, ensure_ascii=False).encode()
+    return content
+
+
+def read_table(
+    path: Path, texts: Sequence[str], numbers: Sequence[str] = (), remedy: str = "correct it"
+) -> pd.DataFrame:
+    """Read a CSV table: every cell as the text it is, but `numbers`, where there are such columns.
+
+    A number that is missing (an empty cell, or NaN) is NaN. A loudness may be that of silence, minus infinity.
+
+    Raises
+    ------
+    CorpusError
+        If the file is missing, unreadable or no table, lacks one of the columns `texts`, or holds something else than
+        a number.
+    """
+    if not path.exists():
+        raise CorpusError(f"{path} does not exist; check the path.")
+    try:
+        rows = [row for row in csv.reader(read_text(path).removeprefix("\ufeff").splitlines(keepends=True)) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise CorpusError(f"{path} cannot be read as a table ({error}); {remedy}.") from error
+    header, *rows = rows or [[]]
+    if missing := [column for column in texts if column not in header]:
+        raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(texts)}; {remedy}.")
+    if len(set(header)) < len(header):
+        raise CorpusError(f"{path} has two columns of one name among {', '.join(header)}; {remedy}.")
+    for row in rows:
+        if len(row) != len(header):
+            raise CorpusError(f"{path} has the row {row!r}, of {len(row)} cells instead of {len(header)}; {remedy}.")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
+    for column in table.columns.intersection(list(numbers)):
+        try:
+            table[column] = [float(cell or "nan") for cell in table[column]]  # to the last bit
+        except ValueError as error:
+            raise CorpusError(f"{path} has a {column} that is not a number ({error}); {remedy}.") from error
+        least = -math.inf if column.endswith("loudness_lufs") else -sys.float_info.max
+        if not (table[column].isna() | table[column].between(least, sys.float_info.max)).all():
+            raise CorpusError(f"{path} has an infinite {column}; {remedy}.")
+    return table
+
+
 def read_json(path: Path | str) -> Any:
     """Read a JSON file, in which every number is finite and every text can be written.
 
@@ -220,11 +283,7 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        text = read_text(path)
-        content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        if "\\u" in text:  # half of a pair of escapes is no character
-            json.dumps(content, ensure_ascii=False).encode()
-        return content
+        return parse_json(read_text(path))
     except FileNotFoundError as error:
         raise CorpusError(f"{path} does not exist; check the path, or data/README.md for the expected tree.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -253,6 +312,35 @@ def write_json(path: Path | str, content: Any, *, official: bool = False) -> Non
         raise ParameterError(f"{path} is not written ({error}); give finite numbers and proper text.") from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(encoded)
+
+
+def fill(kind: type[Kind], content: Any) -> Kind:
+    """Make a dataclass of an object of JSON.
+
+    Raises
+    ------
+    TypeError
+        If it is no object, or a field is missing, unknown or of another type.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"it is no object but {content!r}")
+    hints = get_type_hints(kind)
+    for name, value in content.items():
+        if name in hints and not _is_of(value, hints[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**content)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Tell whether a value of JSON is of a type; a list is also a tuple."""
+    arguments = get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if not arguments:
+        return type(value) is hint
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, one) for one in arguments)
+    return isinstance(value, list) and all(_is_of(item, arguments[0]) for item in value)  # tuple[X, ...], Sequence[X]
 
 
 def as_tuples(value: Any) -> Any:

@@ -101,13 +101,14 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
     try:
         cells = json.loads(read_text(notebook))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        sources = ["".join(cell["source"]) for cell in tagged]
     except FileNotFoundError as error:
         raise ParameterError(f"Notebook {notebook} does not exist; check the path.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ParameterError(f"{notebook} is not a readable notebook of format 4 ({error!r}); repair it.") from error
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} has {len(tagged)} cells tagged parameters; it needs exactly one.")
-    source = "".join(tagged[0]["source"])
+    source = sources[0]
     try:
         lines = ast.parse(source).body
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)

@@ -265,7 +265,9 @@ def _read_gains(path: Path) -> dict[str, list[float]]:
     entries = list(content.values()) if isinstance(content, dict) else [None]
     for gains in entries:
         if not (
-            isinstance(gains, list) and len(gains) == len(SIGNALS) and all(type(gain) is float and gain >= 0 for gain in gains)
+            isinstance(gains, list)
+            and len(gains) == len(SIGNALS)
+            and all(type(gain) is float and gain >= 0 for gain in gains)
         ):
             raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; delete it.")
     return content

@@ -357,7 +357,7 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise ModelError(
             f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
         )
-    if sorted(sources) != sorted(STEMS):
+    if sorted(map(str, sources)) != sorted(STEMS):
         raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
     try:
         state = load_file(path)

@@ -219,7 +219,10 @@ def _point(
                 )
             value = directories if is_list else directories[0]
         parameters[name] = value
-    parameters = check_parameters(notebook, known, parameters)
+    try:
+        parameters = check_parameters(notebook, known, parameters)
+    except ParameterError as error:
+        raise ParameterError(f"{path} cannot run step {step}: {error}") from error
     texts = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value])]
     needs = [match[1] for text in texts if isinstance(text, str) and (match := PLACED.match(text))]
     shown = {name: parameters[name] for name in values}

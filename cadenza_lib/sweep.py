@@ -341,7 +341,10 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                 if clip not in ("True", "False") or len(row) != len(_COLUMNS):
                     raise ValueError(f"it has the row {row}")
                 key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
-                rows[key] = (song, *map(float, values))
+                numbers = [float(value) for value in values]
+                if not np.isfinite(numbers[:3]).all() or np.isnan(numbers).any():  # the three scores, and all
+                    raise ValueError(f"it has no number in the row {row}")
+                rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
     return rows

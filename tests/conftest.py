@@ -9,7 +9,9 @@ from hypothesis import settings
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_CELLS, POINT_PARAMETERS, write_notebook
 
 # The same inputs each time, unless `--hypothesis-profile campaign` asks for many more.
-settings.register_profile("short", max_examples=int(__import__("os").environ.get("N","60")), deadline=None, derandomize=True, database=None)
+settings.register_profile(
+    "short", max_examples=int(__import__("os").environ.get("N", "60")), deadline=None, derandomize=True, database=None
+)
 settings.register_profile("campaign", max_examples=1200, deadline=None, database=None)
 settings.load_profile("short")
 
@@ -52,17 +54,16 @@ def count_input(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool]
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print how many bad inputs there were, by kind."""
     counts: Counter[tuple[str, bool]] = Counter()
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, value in getattr(report, "user_properties", ()) if getattr(report, "when", "") == "teardown" else ():
-                if name == "bad input":
-                    counts[value[0], value[1]] += value[2]
-    if not counts:
-        return
-    terminalreporter.section("bad inputs")
-    kinds = list(dict.fromkeys(kind for kind, _ in counts))
+    reports = [one for reports in terminalreporter.stats.values() for one in reports]
+    for report in reports:
+        if getattr(report, "when", "") == "teardown":
+            for kind, accepted, count in (value for name, value in report.user_properties if name == "bad input"):
+                counts[kind, accepted] += count
+    kinds = dict.fromkeys(kind for kind, _ in counts)
     rows = [(kind, counts[kind, False], counts[kind, True]) for kind in kinds]
     rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2))))
-    terminalreporter.write_line(f"{'':<28}{'inputs':>8}{'refused':>9}{'accepted':>10}")
-    for kind, refused, accepted in rows:
-        terminalreporter.write_line(f"{kind:<28}{refused + accepted:>8}{refused:>9}{accepted:>10}")
+    if kinds:
+        terminalreporter.section("bad inputs")
+        terminalreporter.write_line(f"{'':<28}{'inputs':>8}{'refused':>9}{'accepted':>10}")
+        for kind, refused, accepted in rows:
+            terminalreporter.write_line(f"{kind:<28}{refused + accepted:>8}{refused:>9}{accepted:>10}")

@@ -56,7 +56,18 @@ NAMES = (
 NUMBERS = (0, -1, 0.5, -0.0, 2**31, 2**63, -(10**400), 10**400, 1e308, 5e-324, math.nan, math.inf, -math.inf)
 TOKENS = (
     *("NaN", "-Infinity", "1e400", "-1e400", "9" * 5000, "0x10", "1_000", "null", "true", '"', "{", "}", "[", "]", ","),
-    *(":", "\\", "\\ud800", "\0", "\N{MUSICAL NOTE}", "&a", "*a", "!!python/object/apply:os.system [date]", "<<", "---"),
+    *(
+        ":",
+        "\\",
+        "\\ud800",
+        "\0",
+        "\N{MUSICAL NOTE}",
+        "&a",
+        "*a",
+        "!!python/object/apply:os.system [date]",
+        "<<",
+        "---",
+    ),
     *("\t", "\n", "'", "#", "? ", "|", "nan", "inf"),
 )
 """Pieces of text that mean something to a reader of JSON, YAML, CSV or Python."""

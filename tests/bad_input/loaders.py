@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from damage import damaged_json, damaged_text, damaged_yaml, changed_bytes
+from damage import changed_bytes, damaged_json, damaged_text, damaged_yaml
 from demucs.hdemucs import HDemucs
 from hypothesis import strategies as st
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PARAMETERS, write_notebook
@@ -21,11 +21,11 @@ from cadenza_lib.corpus import SIGNALS, Corpus, length_on_disk
 from cadenza_lib.datasets import check_data
 from cadenza_lib.demo import tiny_corpus, tiny_song
 from cadenza_lib.estimates import cached_separator
-from cadenza_lib.fitting import FIR_ORDER, OUTPUT_SAMPLE_RATE, listener_firs
+from cadenza_lib.fitting import FIR_ORDER, NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, listener_firs
 from cadenza_lib.listeners import ear_table, load_listeners
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.report import PointResult, write_page
-from cadenza_lib.runs import execute, notebook_parameters, prepare
+from cadenza_lib.runs import notebook_parameters, prepare
 from cadenza_lib.scenes import STEMS, choose_pairs, legacy_seed
 from cadenza_lib.segments import Segments, training_scenes
 from cadenza_lib.simulation import at_ear_metadata, plan_simulation
@@ -119,6 +119,12 @@ def _write_song(folder: Path) -> Path:
     return folder / "mixture.wav"
 
 
+def _check_folder(path: Path) -> None:
+    """Look at headers, and tell of damage instead of raising an error."""
+    for finding in check_data(path.parents[1]):
+        assert finding.detail.isprintable(), finding
+
+
 def _write_hrtf(folder: Path) -> Path:
     for angle in ("n30.0", "p30.0"):
         _sound(f"BTE_fr-X-{angle}.wav", subtype="FLOAT")(folder)
@@ -159,7 +165,9 @@ def _write_scores(out: Path, pairs: Any, split: Any) -> Path:
 def _write_evaluation(folder: Path) -> Path:
     corpus = Corpus(tiny_corpus(folder / "corpus", 0.1))
     split = corpus.split("train")
-    evaluation.claim(folder / "settings.json", evaluation.Settings("demo", "train", ("a", "b"), model_weights=(0.5, 0.5)))
+    evaluation.claim(
+        folder / "settings.json", evaluation.Settings("demo", "train", ("a", "b"), model_weights=(0.5, 0.5))
+    )
     return _write_scores(folder, choose_pairs(split.scene_listeners), split)
 
 
@@ -305,10 +313,23 @@ def _read_ear_gains(path: Path) -> Any:
 
 
 def _write_levels(folder: Path) -> Path:
-    corpus = Corpus(tiny_corpus(folder / "corpus", 0.1))
-    pair = choose_pairs(corpus.split("train").scene_listeners)[0]
-    settings = {"corpus": corpus.name, "split": "train", "systems": ["oracle"], "levels_db": [0.0]}
-    return folder, pair, settings
+    corpus = tiny_corpus(folder / "corpus", 0.5)
+    _read_levels(folder / "levels" / "x.csv", corpus)
+    return next((folder / "levels").glob("scene*.csv"))
+
+
+def _read_levels(path: Path, corpus: Path | None = None) -> Any:
+    corpus = corpus or path.parents[1] / "corpus"
+    pairs = choose_pairs(Corpus(corpus).split("train").scene_listeners)[:1]
+    return headroom.evaluate_levels(Corpus(corpus), "train", ["mixture"], pairs, path.parent, [0.0], progress=False)
+
+
+def _write_learned(folder: Path) -> Path:
+    trims = ((0.0, 0.0),) * len(NALR_FREQUENCIES)
+    fusion = personal.PersonalFusion(personal.Candidate((0.5, 0.5)), [0.1])
+    fitting = personal.PersonalFitting(0.0, trims, [0.1])
+    content = {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": [0.5]}
+    return _as_json("A.json", content)(folder)
 
 
 def _write_report(folder: Path) -> Path:
@@ -374,7 +395,7 @@ LOADERS = (
     Loader("wav, extensible", _sound("x.wav", subtype="PCM_24", format="WAVEX"), _read_sound, changed_bytes),
     Loader("flac", _sound("x.flac", subtype="PCM_16"), _read_sound, changed_bytes),
     Loader("length of a song", _write_song, lambda path: length_on_disk(path.parent), changed_bytes),
-    Loader("folder of songs", lambda folder: _write_song(folder / "song"), lambda path: check_data(path.parents[1]) and None, changed_bytes),
+    Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
     Loader("submission", _write_submission, _submit, changed_bytes),
     Loader("checkpoint", _write_checkpoint, _separate, changed_bytes),
@@ -392,6 +413,8 @@ LOADERS = (
     Loader("result.json", _as_json("result.json", asdict(RESULT)), _read_result),
     Loader("metrics.jsonl", _write_metrics, _read_metrics, damaged_text),
     Loader("at_ear_gains.json", _write_ear_gains, _read_ear_gains),
+    Loader("levels", _write_levels, _read_levels, damaged_text),
+    Loader("personal settings", _write_learned, lambda path: personal._read_learned(path, 2, 1)),
     Loader("report.json", _write_report, _read_report),
     Loader("report's table", lambda folder: _write_report(folder).with_name("table.csv"), _read_report, damaged_text),
     Loader("study.yaml", _write_study, _read_study, damaged_yaml),
