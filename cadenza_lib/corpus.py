@@ -25,7 +25,7 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import file_name, fill, find_path, is_inside, read_json
+from cadenza_lib.files import absolute_path, file_name, fill, find_path, is_inside, read_json, regular_file
 from cadenza_lib.listeners import Listener, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Scene
@@ -82,7 +82,7 @@ class Corpus:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().resolve()
+        self.root = absolute_path(root)
         if not self.root.is_dir():
             raise CorpusError(
                 f"Corpus directory {self.root} does not exist; give the directory that holds metadata/ and audio/, "
@@ -417,6 +417,6 @@ def length_on_disk(folder: Path) -> int:
     """Return the length of a song in samples, by the header of its mixture."""
     path = find_path(folder / "mixture.wav", folder)
     try:
-        return int(soundfile.info(path).frames)
+        return int(soundfile.info(regular_file(path)).frames)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path} is missing or cannot be read as audio; check the corpus.") from error

@@ -24,6 +24,7 @@ if sys.platform != "win32":  # which has no such locks: there, do not start a st
 
 __all__ = [
     "DATA",
+    "absolute_path",
     "append_row",
     "as_tuples",
     "atomic_path",
@@ -37,6 +38,7 @@ __all__ = [
     "read_json",
     "read_table",
     "read_text",
+    "regular_file",
     "repair_table",
     "write_json",
 ]
@@ -51,6 +53,20 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 _MAX_NAME_BYTES = 200  # of a file's name: file systems take 255, and what is added to a name needs some
 
 
+def absolute_path(path: Path | str) -> Path:
+    """Return a path as an absolute one, with `~` and links followed as far as they lead anywhere.
+
+    Raises
+    ------
+    ParameterError
+        If no path can be so.
+    """
+    try:
+        return Path(os.path.realpath(os.path.expanduser(path)))  # pathlib's own fails where links lead in a circle
+    except ValueError as error:
+        raise ParameterError(f"{str(path)!r} is no path ({error}); correct it.") from error
+
+
 def make_directory(path: Path | str) -> Path:
     """Create a directory and its parents, check that it can be written, and return it as an absolute path.
 
@@ -59,7 +75,7 @@ def make_directory(path: Path | str) -> Path:
     ParameterError
         If the directory cannot be created or written.
     """
-    path = Path(path).expanduser().resolve()
+    path = absolute_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # os.access says yes to root on a read-only file system, so try it.
@@ -97,10 +113,7 @@ def find_path(path: Path, root: Path) -> Path:
 
 def is_inside(path: Path, root: Path) -> bool:
     """Tell whether a path stays in a directory, wherever `..` and links lead."""
-    try:
-        return path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # links in a circle, a name that is too long or holds a null
-        return False
+    return absolute_path(path).is_relative_to(absolute_path(root))
 
 
 def file_name(text: str) -> str:
@@ -139,7 +152,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        temporary.replace(path)
+        try:
+            temporary.replace(path)
+        except OSError as error:
+            raise ParameterError(f"{path} cannot be written ({error.strerror}); remove what is there.") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -207,17 +223,28 @@ def append_row(path: Path, row: Sequence[object]) -> None:
         os.fsync(file.fileno())
 
 
+def regular_file(path: Path) -> Path:
+    """Return a path to read from, which is no pipe or device: these might never end.
+
+    Raises
+    ------
+    OSError
+        If it is one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
+
+
 def read_text(path: Path) -> str:
     """Read a file of UTF-8.
 
     Raises
     ------
     OSError, UnicodeDecodeError
-        If it cannot be read, or is a pipe or a device, which might never end.
+        If it cannot be read.
     """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    return path.read_text(encoding="utf-8")
+    return regular_file(path).read_text(encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import locked, make_directory
+from cadenza_lib.files import locked, make_directory, regular_file
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -271,7 +271,7 @@ def _download(url: str, file: BinaryIO) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a state dict, with its checksum where the name ends in one."""
     try:
-        _check_sha256(path, _sha256_prefix(path))
+        _check_sha256(regular_file(path), _sha256_prefix(path))
         return _unpickle(path)
     except FileNotFoundError as error:
         raise ModelError(f"Checkpoint {path} does not exist; check the path.") from error

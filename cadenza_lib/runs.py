@@ -40,7 +40,7 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import locked, make_directory, read_json, read_text, write_json
+from cadenza_lib.files import absolute_path, locked, make_directory, read_json, read_text, write_json
 
 __all__ = [
     "Parameter",
@@ -226,7 +226,7 @@ def _absolute(value: Any) -> Any:
     if not isinstance(value, str) or "://" in value or "\n" in value:
         return value
     if "/" in value or os.sep in value or Path(value).is_file():
-        return str(Path(value).expanduser().resolve())
+        return str(absolute_path(value))
     return value
 
 
@@ -261,10 +261,10 @@ class Run:
 
 def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path | str) -> Run:
     """Check a run, writing nothing; see `execute` for the arguments and errors."""
-    notebook = Path(notebook).expanduser().resolve()
+    notebook = absolute_path(notebook)
     known = notebook_parameters(notebook)
     given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
-    out_dir = Path(out_dir).expanduser().resolve()
+    out_dir = absolute_path(out_dir)
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
     filled = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import read_text
+from cadenza_lib.files import absolute_path, read_text
 from cadenza_lib.runs import Parameter, YamlLoader, check_parameters, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
@@ -79,7 +79,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
     ParameterError
         If the study breaks a rule, or has a parameter that is unknown or of the wrong type.
     """
-    path = Path(path).expanduser().resolve()
+    path = absolute_path(path)
     content = _read_yaml(path)
     _check_keys(path, "the study", content, {"title", "parameters", "steps"}, {"steps"})
     shared = _mapping(path, "parameters of the study", content.get("parameters", {}))

@@ -19,7 +19,7 @@ from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.evaluation import read_scores, read_settings, signal_name
-from cadenza_lib.files import atomic_path, make_directory
+from cadenza_lib.files import atomic_path, make_directory, regular_file
 from cadenza_lib.fitting import FIR_ORDER, OUTPUT_SAMPLE_RATE
 from cadenza_lib.scenes import Pair, choose_pairs
 
@@ -115,7 +115,7 @@ def _expected_length(corpus: Corpus, split: Split, pair: Pair) -> int:
 def _check_file(path: Path, expected_length: int) -> tuple[str, float]:
     """Return what is wrong with a file, empty if nothing is, and the share of its samples at full scale."""
     try:
-        info = soundfile.info(path)
+        info = soundfile.info(regular_file(path))
         # A header may promise more than memory holds.
         samples, _ = soundfile.read(path, frames=min(info.frames, 2 * expected_length), dtype="int16", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:

@@ -20,7 +20,7 @@ from cadenza_lib.acoustics import SAMPLE_RATE, read_audio
 from cadenza_lib.corpus import SIGNALS, Corpus, load_songs
 from cadenza_lib.datasets import song_folders
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import file_name, find_path, make_directory, read_json, read_table, write_json
+from cadenza_lib.files import absolute_path, file_name, find_path, make_directory, read_json, read_table, write_json
 from cadenza_lib.scenes import STEMS, sample_scene_listeners, sample_scenes
 
 __all__ = ["MOISESDB_STEMS", "draw_scenes", "find_songs", "import_songs"]
@@ -41,7 +41,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
     CorpusError
         If nothing is found, a name occurs twice, or a file is missing.
     """
-    source = Path(source).expanduser().resolve()
+    source = absolute_path(source)
     if source.suffix.lower() == ".csv":
         songs = _from_table(source)
     elif not source.is_dir():

@@ -136,6 +136,7 @@ def _write_submission(folder: Path) -> Path:
     split = corpus.split("train")
     out = folder / "evaluation"
     (out / "enhanced_signals").mkdir(parents=True)
+    (folder / "submission").mkdir()
     settings = evaluation.Settings(str(corpus.root), "train", "oracle")
     evaluation.claim(out / "settings.json", settings)
     pairs = choose_pairs(split.scene_listeners)
@@ -290,7 +291,8 @@ def _write_metrics(folder: Path) -> Path:
 
 
 def _read_metrics(path: Path) -> Any:
-    training_files.cut_metrics(path, 1)
+    if path.exists():
+        training_files.cut_metrics(path, 1)
     return training_files.read_metrics(path.parent).fillna(0.0)
 
 

@@ -43,6 +43,6 @@ def test_other_things_in_place_of_a_file_are_refused_in_one_sentence(
     path = loader.write(tmp_path)
     for _ in in_place_of(path):
         before = tree(tmp_path)
-        accepted = accepts(lambda: loader.load(path), str(tmp_path), path.name)
+        accepted = accepts(lambda: loader.load(path), str(tmp_path), path.name, "/dev/zero")
         count_input(loader.name, accepted)
         assert accepted or tree(tmp_path) == before
