@@ -16,7 +16,7 @@ import yaml
 
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.files import absolute_path, read_text
-from cadenza_lib.runs import Parameter, YamlLoader, check_parameters, notebook_parameters, parse_parameters
+from cadenza_lib.runs import Parameter, check_parameters, load_yaml, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
 
@@ -121,7 +121,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.load(read_text(path), YamlLoader)
+        content = load_yaml(read_text(path))
     except FileNotFoundError as error:
         raise ParameterError(f"Study {path} does not exist; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -132,6 +132,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ParameterError(
             f"{path} is not valid YAML{line} ({getattr(error, 'problem', error)}); repair it."
         ) from error
+    except (ValueError, RecursionError) as error:  # a date or number without a value, thousands of brackets, aliases
+        raise ParameterError(f"{path} cannot be read as YAML ({error}); repair it.") from error
     return _mapping(path, "the study", content)
 
 

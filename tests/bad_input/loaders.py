@@ -21,6 +21,7 @@ from cadenza_lib.corpus import SIGNALS, Corpus, length_on_disk
 from cadenza_lib.datasets import check_data
 from cadenza_lib.demo import tiny_corpus, tiny_song
 from cadenza_lib.estimates import cached_separator
+from cadenza_lib.files import read_json
 from cadenza_lib.fitting import FIR_ORDER, NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, listener_firs
 from cadenza_lib.listeners import ear_table, load_listeners
 from cadenza_lib.openunmix import OpenUnmix
@@ -220,7 +221,7 @@ def _write_moisesdb(folder: Path) -> Path:
 # Networks
 
 
-def _write_checkpoint(folder: Path) -> Path:
+def write_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "openunmix", "arguments": SMALL_OPENUNMIX}
     separation.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
@@ -253,7 +254,7 @@ def _read_torchaudio(path: Path) -> Any:
 
 
 def _write_estimate(folder: Path) -> Path:
-    _write_checkpoint(folder)
+    write_checkpoint(folder)
     cached_separator(str(folder / "network.safetensors"), folder / "cache", "cpu")(tiny_song(0.1))
     (path,) = (folder / "cache").glob("*.safetensors")
     return path
@@ -383,8 +384,8 @@ def _write_manifest(folder: Path) -> Path:
 
 def _read_manifest(path: Path) -> Any:
     run = prepare(path.parents[1] / "point.ipynb", {}, path.parent)
-    if run.is_finished():
-        return json.loads(path.read_text())["duration_s"]
+    if run.is_finished():  # the page of a study shows how long it took
+        return f"{read_json(path)['duration_s']:.1f}"
     return None
 
 
@@ -400,8 +401,8 @@ LOADERS = (
     Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
     Loader("submission", _write_submission, _submit, changed_bytes),
-    Loader("checkpoint", _write_checkpoint, _separate, changed_bytes),
-    Loader("card", lambda folder: _write_checkpoint(folder).with_suffix(".json"), _separate),
+    Loader("checkpoint", write_checkpoint, _separate, changed_bytes),
+    Loader("card", lambda folder: write_checkpoint(folder).with_suffix(".json"), _separate),
     Loader("card, hdemucs", _write_hdemucs, _load_network),
     Loader("torchaudio's weights", _write_torchaudio, _read_torchaudio, changed_bytes),
     Loader("cached stems", _write_estimate, _read_estimate, changed_bytes),
