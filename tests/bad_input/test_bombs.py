@@ -26,7 +26,7 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * DEEP, '{"a":' * DEEP, "[" * 5000 + "]" * 5000, "9" * DEEP, "1e" + "9" * DEEP, '"' + "\\ud800" * 9 + '"'],
+    ["[" * DEEP, '{"a":' * DEEP, "[" * 5000 + "]" * 5000, "9" * DEEP, "1e" + "9" * DEEP, '"\\ud800"', "[NaN]"],
 )
 def test_json_that_is_deep_or_huge_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
@@ -71,7 +71,7 @@ def test_parameter_of_the_command_line_that_is_a_bomb_is_refused(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "source", ["(" * 5000, "-" * 200_000 + "1", "a: int = " + "[" * 300, "a: int = 1\0", "a: int = '''"]
+    "source", ["(" * 5000, "-" * 5000 + "1", "a: int = " + "[" * 300, "a: int = 1\0", "a: int = '''"]
 )
 def test_notebook_with_parameters_that_break_the_parser_is_refused(source: str, tmp_path: Path) -> None:
     notebook = write_notebook(tmp_path / "n.ipynb", source)
@@ -108,11 +108,7 @@ def test_card_with_an_impossible_size_is_refused(argument: str, value: int, tmp_
     card = {"architecture": "openunmix", "arguments": {**SMALL_OPENUNMIX, argument: value}}
     path.with_suffix(".json").write_text(json.dumps(card))
     accepted = accepts(lambda: separation.load(str(path), "cpu"), str(path.with_suffix("")))
-    assert not accepted or (argument, value) in (
-        ("bandwidth_hz", 10**6),
-        ("bandwidth_hz", 10**12),
-        ("bandwidth_hz", 2**63),
-    )
+    assert accepted == (argument == "bandwidth_hz" and value > 0)  # all frequencies that there are
 
 
 def test_every_reader_has_a_name_of_its_own() -> None:
