@@ -135,11 +135,11 @@ def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
         return [Finding("MISSING", name, f"no {', '.join(missing)}.{name}.json, so nothing can be run{remedy}")]
     try:
         split = corpus.split(name)
+        dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
+        heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
     except CadenzaError as error:
         return [Finding("DAMAGE", name, str(error))]
     findings = []
-    dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
-    heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
     named.update(dry.values(), heard.values())
     for folders, kind, file in (
         (dry, "dry", f"musdb18.{name}.json"),

@@ -3,6 +3,7 @@
 import csv
 import errno
 import hashlib
+import io
 import json
 import logging
 import math
@@ -255,9 +256,8 @@ def parse_json(text: str) -> Any:
     ValueError, RecursionError
         If it is none.
     """
-    content = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-    if "\\u" in text:  # half of a pair of escapes is no character
-        json.dumps(content, ensure_ascii=False).encode()
+    content = json.loads(text)
+    _check_values(content)
     return content
 
 
@@ -277,7 +277,7 @@ def read_table(
     if not path.exists():
         raise CorpusError(f"{path} does not exist; check the path.")
     try:
-        rows = [row for row in csv.reader(read_text(path).removeprefix("\ufeff").splitlines(keepends=True)) if row]
+        rows = [row for row in csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")) if row]
     except (OSError, ValueError, csv.Error) as error:
         raise CorpusError(f"{path} cannot be read as a table ({error}); {remedy}.") from error
     header, *rows = rows or [[]]
@@ -375,13 +375,16 @@ def as_tuples(value: Any) -> Any:
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"it holds the number {text[:20]}, which is not finite")
-    return number
-
-
-def _whole(text: str) -> int:
-    _finite(text)  # or arithmetic with it would fail
-    return int(text)
+def _check_values(value: Any, *place: str) -> None:
+    """Raise ValueError if a value of JSON holds NaN, a number beyond all floats, or half of a character."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_values(key, *place)
+            _check_values(item, *place, key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            _check_values(item, *place, f"item {number}")
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{', '.join(place)} is {str(value)[:20]}, which is no finite number")

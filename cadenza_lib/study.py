@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import absolute_path, read_text
+from cadenza_lib.files import absolute_path, file_name, read_text
 from cadenza_lib.runs import Parameter, check_parameters, load_yaml, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
@@ -24,7 +24,7 @@ PLACED = re.compile(r"^\{([\w./+-]+)\}")
 """How the parameters of a point name the output directory of an earlier one."""
 
 _PLACEHOLDER = re.compile(r"\{([\w.-]+)\}(/.*)?")  # as written in a study: {step} or {step}/file
-_MAX_NAME = 80  # of the directory of a point, in characters
+_MAX_NAME = 80  # of the directory of a point, in bytes
 
 
 @dataclass(frozen=True)
@@ -235,14 +235,15 @@ def _point(
 
 
 def _check_name(path: Path, what: str, name: Any) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ParameterError(f"{path} has a {what} named {name!r}; use letters, digits, '_', '-' and '.'.")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or file_name(name) != name:
+        raise ParameterError(f"{path} has a {what} named {name!r}; use at most 200 letters, digits, '_', '-' and '.'.")
     return name
 
 
 def _slug(values: Mapping[str, Any]) -> str:
     texts = [json.dumps(value) if isinstance(value, dict | list) else str(value) for value in values.values()]
     slug = "-".join(re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "empty" for text in texts)
-    if len(slug) > _MAX_NAME:
-        slug = f"{slug[: _MAX_NAME - 9]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+    if len(slug.encode()) > _MAX_NAME:
+        kept = slug.encode()[: _MAX_NAME - 9].decode(errors="ignore")
+        slug = f"{kept}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
     return slug

@@ -33,7 +33,7 @@ from cadenza_lib.estimates import cached_separator, model_identity
 from cadenza_lib.evaluation import COLUMNS, claim
 from cadenza_lib.files import append_row, as_tuples, make_directory, repair_table
 from cadenza_lib.fusion import ModelWeights
-from cadenza_lib.scenes import Pair, choose_pairs
+from cadenza_lib.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.separation import Separator
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def search_and_test(
     chosen, held_out = corpus.split(split), corpus.split(test_split)
     songs, test_songs = ({scene.music for scene in one.scenes.values()} for one in (chosen, held_out))
     if split == test_split:
-        shuffled = np.random.default_rng(seed).permutation(sorted(songs)).tolist()
+        shuffled = seeded(seed).permutation(sorted(songs)).tolist()
         if len(shuffled) < 2:
             raise ParameterError(f"Split {split!r} has a single song; give a test_split, so that nothing is held out.")
         songs, test_songs = set(shuffled[: -(len(shuffled) // 2)]), set(shuffled[-(len(shuffled) // 2) :])
@@ -370,10 +370,11 @@ class Space:
     def __post_init__(self) -> None:
         """Refuse bounds that cannot be used."""
         low, high = self.output_level_db
-        if not (0 <= self.max_mixture_weight <= 1 and low <= high):
+        if not (self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -60 <= low <= high <= 60):
             raise ParameterError(
-                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, not "
-                f"{self.max_mixture_weight} and {low} to {high} dB."
+                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, both "
+                f"from -60 to 60 dB, and a model; it has {self.max_mixture_weight}, {low} to {high} dB and "
+                f"{self.n_models}."
             )
 
     def names(self) -> dict[str, tuple[float, float]]:

@@ -81,6 +81,8 @@ class Config:
         TargetLoss(self.targets, self.target_weights, self.per_stem)
         if not 0 < self.learning_rate < float("inf"):
             raise ParameterError(f"learning_rate {self.learning_rate} must be above 0.")
+        if not 0 < self.segment_s < float("inf"):
+            raise ParameterError(f"segment_s {self.segment_s} must be above 0.")
         if not 0 <= self.ema_decay < 1:
             raise ParameterError(f"ema_decay {self.ema_decay} must be at least 0 and below 1.")
         if not 0 <= self.clip_norm < float("inf"):

@@ -128,7 +128,7 @@ def test_table_without_rows_is_an_error(tmp_path: Path) -> None:
 
 def test_file_without_a_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("")
-    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv is not a table of scores"):
+    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv has no column 'scene'"):
         tidy_table([tmp_path], LISTENERS)
 
 

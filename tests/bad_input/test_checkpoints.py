@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 from damage import accepts, changed_bytes
-from demucs.hdemucs import HDemucs
 from hypothesis import given
-from loaders import SMALL_HDEMUCS, write_checkpoint
+from loaders import write_checkpoint
 
 from cadenza_lib import finetune as module
 from cadenza_lib import separation
@@ -60,13 +59,10 @@ def test_pickle_in_place_of_weights_or_card_does_not_run(name: str, tmp_path: Pa
 def started(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
     """Return a run of one step, which another step can go on from."""
     root = tmp_path_factory.mktemp("run")
-    torch.manual_seed(0)
-    card = {"architecture": "hdemucs", "arguments": SMALL_HDEMUCS}
-    separation.save_checkpoint(HDemucs(**SMALL_HDEMUCS), root / "network.safetensors", card, torch.float32)
     config = Config(
         corpus=str(tiny_corpus(root / "tiny")),
         valid_split="train",
-        init=str(root / "network.safetensors"),
+        init=str(write_checkpoint(root)),
         segment_s=0.5,
         batch_size=1,
         max_steps=1,
