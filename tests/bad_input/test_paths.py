@@ -19,16 +19,7 @@ from cadenza_lib.files import file_name, is_inside
 from cadenza_lib.simulation import simulate
 from cadenza_lib.study import load_study
 
-OUTSIDE = (
-    "..",
-    "../../outside",
-    "train/../../../outside",
-    "/etc",
-    "//etc",
-    "train/Link",
-    "train/Round",
-    "train/Far/Song",
-)
+OUTSIDE = ("..", "../../outside", "train/../../../outside", "/etc", "//etc", "train/Link", "train/Far/Song")
 
 
 @pytest.fixture
@@ -54,7 +45,7 @@ def read_song(root: Path) -> Any:
     return [corpus.at_ear_song(split, scene).mixture for scene in split.scenes.values()]
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", [*OUTSIDE, "train/Round"])
 def test_song_outside_of_the_corpus_is_refused(name: str, root: Path) -> None:
     change(root / "metadata/musdb18.train.json", lambda songs: songs[0].update(Path=name))
     assert not accepts(lambda: read_song(root), str(root))
@@ -178,7 +169,7 @@ def test_steps_and_points_of_a_study_lie_in_its_directory(name: str, tmp_path: P
 
         def directories() -> None:
             for point in load_study(path).steps[0].points:
-                assert (out / point.directory).resolve().is_relative_to(out / "a" if "a" in point.directory else out)
+                assert out in (out / point.directory).resolve().parents
                 assert all(len(part.encode()) <= 255 for part in Path(point.directory).parts)
 
         accepts(directories, str(path))
