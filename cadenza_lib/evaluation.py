@@ -8,6 +8,7 @@ the generator is seeded with the scene before the left ear, and the right ear go
 import contextlib
 import functools
 import itertools
+import logging
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -86,6 +87,8 @@ COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for 
 """Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
 
 SettingsType = TypeVar("SettingsType")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -200,12 +203,15 @@ class PairReference:
         self.amplified = amplify(reference, listener_firs(listener)).numpy()  # (ear, time) at 44.1 kHz
         rms = reference.square().mean(-1).sqrt().numpy()
         self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
-        self._listener = listener
+        self._listener, self._scene = listener, scene
         self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
 
     def score(self, output: Output) -> PairScore:
-        """Return HAAQI of what `finish` returned, as the recipe computes it."""
+        """Return HAAQI of what `finish` returned, as the recipe computes it; a warning tells of silence."""
+        for ear, signal in zip(EARS, output.signal, strict=True):
+            if not signal.any():
+                _LOGGER.warning("%s plays nothing to the %s ear; its score is that of noise.", self._scene, ear)
         left, right = (resample(signal, OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in output.signal)
         components = [self._left.components(left, HAAQI_SAMPLE_RATE)]
         if self._right is None:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
+from cadenza_lib.acoustics import SAMPLE_RATE, check_signal, quantise_16bit
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
@@ -224,7 +224,9 @@ def network_separator(
                 estimate = _official_chunks(forward, normalised)
             else:
                 estimate = chunked(forward, normalised, int(SEGMENT_S * SAMPLE_RATE))
-        return estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+        stems = estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+        check_signal(stems, f"What the network makes of {song.name}")
+        return stems
 
     return separate
 

@@ -167,6 +167,13 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     np.testing.assert_allclose(summary.loc[0, ["ci_low", "ci_high"]].astype(float), 0.55, rtol=0, atol=ROUNDING)
 
 
+def test_scores_of_silence_are_told(tmp_path: Path) -> None:
+    table = tidy_table([write_scores(tmp_path / "a", ROWS, Settings("demo", "valid", "oracle"))], LISTENERS)
+    assert "silent" not in analysis.describe(table)
+    table.loc[0, "loudness_lufs"] = -np.inf
+    assert analysis.describe(table).endswith(" scores of ears, 1 of them of a silent signal.")
+
+
 def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
     rows = [ROWS[0], (*ROWS[1][:3], np.nan, np.nan, np.nan, *ROWS[1][6:])]
     table = tidy_table([write_scores(tmp_path / "a", rows, Settings("demo", "valid", "oracle"))], LISTENERS)
