@@ -249,14 +249,14 @@ def read_text(path: Path) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Return the content of a text of JSON, in which every number is finite and every text can be written.
+    """Return the content of a text of JSON: every number is finite, every text can be written, every key is there once.
 
     Raises
     ------
     ValueError, RecursionError
         If it is none.
     """
-    content = json.loads(text)
+    content = json.loads(text, object_pairs_hook=_unique)
     _check_values(content)
     return content
 
@@ -274,7 +274,7 @@ def read_table(
         If the file is missing, unreadable or no table, lacks one of the columns `texts`, or holds something else than
         a number.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, no error if a name is too long
         raise CorpusError(f"{path} does not exist; check the path.")
     try:
         rows = [row for row in csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")) if row]
@@ -301,7 +301,7 @@ def read_table(
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file, in which every number is finite and every text can be written.
+    """Read a JSON file; see `parse_json`.
 
     Raises
     ------
@@ -373,6 +373,14 @@ def _is_of(value: Any, hint: Any) -> bool:
 def as_tuples(value: Any) -> Any:
     """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice in one place")
+    return content
 
 
 def _check_values(value: Any, *place: str) -> None:

@@ -26,7 +26,16 @@ LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * DEEP, '{"a":' * DEEP, "[" * 5000 + "]" * 5000, "9" * DEEP, "1e" + "9" * DEEP, '"\\ud800"', "[NaN]"],
+    [
+        "[" * DEEP,
+        '{"a":' * DEEP,
+        "[" * 5000 + "]" * 5000,
+        "9" * DEEP,
+        "1e" + "9" * DEEP,
+        '"\\ud800"',
+        "[NaN]",
+        '{"a": 1, "a": 2}',
+    ],
 )
 def test_json_that_is_deep_or_huge_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.json"
