@@ -207,8 +207,10 @@ def describe(table: pd.DataFrame) -> str:
         f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
     )
     missing = int(table["haaqi"].isna().sum())
+    silent = int((table["loudness_lufs"] == -np.inf).sum()) if "loudness_lufs" in table else 0
     left_out = f", {missing} of them missing and left out" if missing else ""
-    return f"{said}, {len(table)} scores of ears{left_out}."
+    of_silence = f", {silent} of them of a silent signal" if silent else ""
+    return f"{said}, {len(table)} scores of ears{left_out}{of_silence}."
 
 
 def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:

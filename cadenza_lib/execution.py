@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cadenza_lib.cost import Calibration, Work, work_of
 from cadenza_lib.errors import CadenzaError
 from cadenza_lib.executors import core_count, processes, thread_share
-from cadenza_lib.files import make_directory, read_json
+from cadenza_lib.files import absolute_path, make_directory, read_json
 from cadenza_lib.report import PointResult, write_page
 from cadenza_lib.runs import Run, execute, git_state, notebook_parameters, package_version, prepare, write_error
 from cadenza_lib.study import PLACED, Point, Step, Study
@@ -194,7 +194,7 @@ def run_study(
 
 
 def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
-    return Path(Path("runs") / study.name if out_dir is None else out_dir).expanduser().resolve()
+    return absolute_path(Path("runs") / study.name if out_dir is None else out_dir)
 
 
 def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent, locks, tables that grow by rows, and JSON with errors one can act on.
+"""Files that are complete or absent, names that stay where they belong, locks, growing tables, and checked JSON.
 
 What is not complete yet is called `.<name>.unfinished<suffix>`, always the same for a file: who writes it the next time
 writes over what a process left that was killed, so nothing needs to be cleaned up, and a lock keeps two writers apart.
@@ -6,15 +6,22 @@ Other hidden files are locks, `.lock` or `.<what>.lock`; they are empty, stay, a
 """
 
 import csv
+import errno
+import hashlib
+import io
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pandas as pd
 
 from cadenza_lib.errors import CorpusError, ParameterError
 
@@ -23,13 +30,21 @@ if sys.platform != "win32":  # which has no such locks: there, do not start a st
 
 __all__ = [
     "DATA",
+    "absolute_path",
     "append_row",
     "as_tuples",
     "atomic_path",
+    "file_name",
+    "fill",
     "find_path",
+    "is_inside",
     "locked",
     "make_directory",
+    "parse_json",
     "read_json",
+    "read_table",
+    "read_text",
+    "regular_file",
     "repair_table",
     "write_errors",
     "write_json",
@@ -37,8 +52,26 @@ __all__ = [
 
 _LOGGER = logging.getLogger(__name__)
 
+Kind = TypeVar("Kind")
+
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
+
+_MAX_NAME_BYTES = 200  # of a file's name: file systems take 255, and what is added to a name needs some
+
+
+def absolute_path(path: Path | str) -> Path:
+    """Return a path as an absolute one, with `~` and links followed as far as they lead anywhere.
+
+    Raises
+    ------
+    ParameterError
+        If no path can be so.
+    """
+    try:
+        return Path(os.path.realpath(os.path.expanduser(path)))  # pathlib's own fails where links lead in a circle
+    except ValueError as error:
+        raise ParameterError(f"{str(path)!r} is no path ({error}); correct it.") from error
 
 
 def make_directory(path: Path | str) -> Path:
@@ -49,7 +82,7 @@ def make_directory(path: Path | str) -> Path:
     ParameterError
         If the directory cannot be created or written.
     """
-    path = Path(path).expanduser().resolve()
+    path = absolute_path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # os.access says yes to root on a read-only file system, so try it.
@@ -70,7 +103,7 @@ def find_path(path: Path, root: Path) -> Path:
     Path
         `path` itself if it exists, or if nothing else does.
     """
-    if path.exists():
+    if os.path.exists(path):  # unlike Path.exists, no error if a name is too long
         return path
     found = root
     for name in path.relative_to(root).parts:
@@ -83,6 +116,26 @@ def find_path(path: Path, root: Path) -> Path:
             return path
         found = others[0] if others else exact
     return found if found.exists() else path
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Tell whether a path stays in a directory, wherever `..` and links lead."""
+    return absolute_path(path).is_relative_to(absolute_path(root))
+
+
+def file_name(text: str) -> str:
+    """Return a text as the name of one file: itself where that can be, or else what can be kept of it and a hash.
+
+    >>> file_name("Tiny 1-hlp_0001"), file_name("AC/DC"), file_name("..")
+    ('Tiny 1-hlp_0001', 'AC_DC-5a5abe39', '__-5ec1f7e7')
+    """
+    name = "".join(letter if letter.isprintable() and letter not in "/\\" else "_" for letter in text)
+    if not name.strip(". "):
+        name = "_" * len(name)
+    if name == text and 0 < len(name.encode()) <= _MAX_NAME_BYTES:
+        return name
+    kept = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @contextmanager
@@ -208,13 +261,15 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
     if not path.exists():
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(columns)
-    content = path.read_bytes()
-    complete = content.rfind(b"\n") + 1
-    if complete < len(content):
+    try:
+        content = path.read_bytes() if path.is_file() else b""
+        complete = content.rfind(b"\n") + 1
+        header = next(csv.reader(content[:complete].decode().splitlines()), [])
+    except (OSError, ValueError, csv.Error):
+        header = []
+    if header == list(columns) and complete < len(content):
         with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
-    with path.open(newline="", encoding="utf-8") as file:
-        header = next(csv.reader(file), [])
     if header != list(columns):
         raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
 
@@ -233,8 +288,84 @@ def append_row(path: Path, row: Sequence[object]) -> None:
         os.fsync(file.fileno())
 
 
+def regular_file(path: Path) -> Path:
+    """Return a path to read from, which is no pipe or device: these might never end.
+
+    Raises
+    ------
+    OSError
+        If it is one.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
+
+
+def read_text(path: Path) -> str:
+    """Read a file of UTF-8.
+
+    Raises
+    ------
+    OSError, UnicodeDecodeError
+        If it cannot be read.
+    """
+    return regular_file(path).read_text(encoding="utf-8")
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of a text of JSON: every number is finite, every text can be written, every key is there once.
+
+    Raises
+    ------
+    ValueError, RecursionError
+        If it is none.
+    """
+    content = json.loads(text, object_pairs_hook=_unique)
+    _check_values(content)
+    return content
+
+
+def read_table(
+    path: Path, texts: Sequence[str], numbers: Sequence[str] = (), remedy: str = "correct it"
+) -> pd.DataFrame:
+    """Read a CSV table: every cell as the text it is, but `numbers`, where there are such columns.
+
+    A number that is missing (an empty cell, or NaN) is NaN. A loudness may be that of silence, minus infinity.
+
+    Raises
+    ------
+    CorpusError
+        If the file is missing, unreadable or no table, lacks one of the columns `texts`, or holds something else than
+        a number.
+    """
+    if not os.path.exists(path):  # unlike Path.exists, no error if a name is too long
+        raise CorpusError(f"{path} does not exist; check the path.")
+    try:
+        rows = [row for row in csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        raise CorpusError(f"{path} cannot be read as a table ({error}); {remedy}.") from error
+    header, *rows = rows or [[]]
+    if missing := [column for column in texts if column not in header]:
+        raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(texts)}; {remedy}.")
+    if len(set(header)) < len(header):
+        raise CorpusError(f"{path} has two columns of one name among {', '.join(header)}; {remedy}.")
+    for row in rows:
+        if len(row) != len(header):
+            raise CorpusError(f"{path} has the row {row!r}, of {len(row)} cells instead of {len(header)}; {remedy}.")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
+    for column in table.columns.intersection(list(numbers)):
+        try:
+            table[column] = [float(cell or "nan") for cell in table[column]]  # to the last bit
+        except ValueError as error:
+            raise CorpusError(f"{path} has a {column} that is not a number ({error}); {remedy}.") from error
+        least = -math.inf if column.endswith("loudness_lufs") else -sys.float_info.max
+        if not (table[column].isna() | table[column].between(least, sys.float_info.max)).all():
+            raise CorpusError(f"{path} has an infinite {column}; {remedy}.")
+    return table
+
+
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file.
+    """Read a JSON file; see `parse_json`.
 
     Raises
     ------
@@ -243,16 +374,17 @@ def read_json(path: Path | str) -> Any:
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return parse_json(read_text(path))
     except FileNotFoundError as error:
         raise CorpusError(f"{path} does not exist; check the path, or data/README.md for the expected tree.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path} cannot be read ({error}); check that it is a readable text file.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise CorpusError(f"{path} cannot be read ({reason}); check that it is a readable text file.") from error
     except json.JSONDecodeError as error:
         raise CorpusError(
             f"{path} is not valid JSON (line {error.lineno}: {error.msg}); repair it or download it again."
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
+    except (ValueError, RecursionError) as error:  # NaN, a number without a value, or thousands of brackets
         raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
@@ -262,22 +394,69 @@ def write_json(path: Path | str, content: Any, *, official: bool = False) -> Non
     Raises
     ------
     ParameterError
-        If the file cannot be written, or would hold NaN or an infinite number, which `read_json` refuses.
+        If a number is NaN or infinite, a text is none that can be written, or the directory cannot be written.
     """
     try:
-        text = json.dumps(content, indent=4, ensure_ascii=official, allow_nan=False) + ("" if official else "\n")
+        text = json.dumps(content, indent=4, allow_nan=False, ensure_ascii=official) + "\n" * (not official)
+        encoded = text.encode()
     except ValueError as error:
-        raise ParameterError(
-            f"{path} cannot hold NaN or an infinite number; check what it is computed from."
-        ) from error
+        raise ParameterError(f"{path} is not written ({error}); give finite numbers and proper text.") from error
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(encoded)
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}, which is not JSON")
+def fill(kind: type[Kind], content: Any) -> Kind:
+    """Make a dataclass of an object of JSON.
+
+    Raises
+    ------
+    TypeError
+        If it is no object, or a field is missing, unknown or of another type.
+    """
+    if not isinstance(content, dict):
+        raise TypeError(f"it is no object but {content!r}")
+    hints = get_type_hints(kind)
+    for name, value in content.items():
+        if name in hints and not _is_of(value, hints[name]):
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**content)
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Tell whether a value of JSON is of a type; a list is also a tuple."""
+    arguments = get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if not arguments:
+        return type(value) is hint
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, one) for one in arguments)
+    return isinstance(value, list) and all(_is_of(item, arguments[0]) for item in value)  # tuple[X, ...], Sequence[X]
 
 
 def as_tuples(value: Any) -> Any:
     """Return the lists of JSON as tuples, also inside of each other; anything else as it is."""
     return tuple(as_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice in one place")
+    return content
+
+
+def _check_values(value: Any, *place: str) -> None:
+    """Raise ValueError if a value of JSON holds NaN, a number beyond all floats, or half of a character."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_values(key, *place)
+            _check_values(item, *place, key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            _check_values(item, *place, f"item {number}")
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{', '.join(place)} is {str(value)[:20]}, which is no finite number")

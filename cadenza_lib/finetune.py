@@ -21,7 +21,6 @@ import importlib.util
 import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -39,7 +38,7 @@ from cadenza_lib import __version__
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import atomic_path, locked, make_directory, write_errors, write_json
+from cadenza_lib.files import atomic_path, locked, make_directory, regular_file, write_errors, write_json
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
@@ -293,12 +292,19 @@ class _Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            state = torch.load(regular_file(path), map_location=self.fabric.device, weights_only=True)
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.best, self.before = state["step"], state["best"], state["before"]
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            if type(self.step) is not int or self.step < 0:
+                raise ValueError(f"its step is {self.step!r}")
+            if not {"step", "valid_loss", "valid_haaqi"} <= self.best.keys() & self.before.keys():
+                raise ValueError("it has no validation")
+            weights = [*self.network.state_dict().values(), *self.averaged.state_dict().values()]
+            if not all(torch.isfinite(value).all() for value in weights):
+                raise ValueError("it holds NaN or infinite weights")
+        except Exception as error:  # damage shows itself in many ways
             raise ModelError(
                 f"{path} cannot be read as the state of this run ({type(error).__name__}); delete {self.out_dir} and "
                 f"train again."

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
 from cadenza_lib.corpus import SIGNALS, Corpus, Split, length_on_disk
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import find_path, locked, make_directory, write_errors, write_json
+from cadenza_lib.files import file_name, find_path, locked, make_directory, write_errors, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
 
 __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
@@ -52,11 +52,11 @@ def at_ear_metadata(split: Split) -> dict[str, dict[str, Any]]:
     songs = {}
     for scene in split.scenes.values():
         dry = split.songs[scene.music]
-        folder = dry.get("Split", split.name)
+        folder = file_name(str(dry.get("Split", split.name)))
         songs[scene.at_ear_song] = {
             "Track Name": scene.at_ear_song,
             "Split": folder,
-            "Path": f"{folder}/{scene.at_ear_song}",
+            "Path": f"{folder}/{file_name(scene.at_ear_song)}",
             "Original Track Name": dry["Track Name"],
             "Head Position": scene.head_loudspeaker_positions,
         }

@@ -35,7 +35,7 @@ from cadenza_lib.estimates import cached_separator, model_identity
 from cadenza_lib.evaluation import COLUMNS, claim
 from cadenza_lib.files import append_row, as_tuples, locked, make_directory, repair_table
 from cadenza_lib.fusion import ModelWeights
-from cadenza_lib.scenes import Pair, choose_pairs
+from cadenza_lib.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.separation import Separator
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def search_and_test(
     chosen, held_out = corpus.split(split), corpus.split(test_split)
     songs, test_songs = ({scene.music for scene in one.scenes.values()} for one in (chosen, held_out))
     if split == test_split:
-        shuffled = np.random.default_rng(seed).permutation(sorted(songs)).tolist()
+        shuffled = seeded(seed).permutation(sorted(songs)).tolist()
         if len(shuffled) < 2:
             raise ParameterError(f"Split {split!r} has a single song; give a test_split, so that nothing is held out.")
         songs, test_songs = set(shuffled[: -(len(shuffled) // 2)]), set(shuffled[-(len(shuffled) // 2) :])
@@ -366,7 +366,10 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                 if clip not in ("True", "False") or len(row) != len(_COLUMNS):
                     raise ValueError(f"it has the row {row}")
                 key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
-                rows[key] = (song, *map(float, values))
+                numbers = [float(value) for value in values]
+                if not np.isfinite(numbers[:3]).all() or np.isnan(numbers).any():  # the three scores, and all
+                    raise ValueError(f"it has no number in the row {row}")
+                rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
     return rows
@@ -392,10 +395,11 @@ class Space:
     def __post_init__(self) -> None:
         """Refuse bounds that cannot be used."""
         low, high = self.output_level_db
-        if not (0 <= self.max_mixture_weight <= 1 and low <= high):
+        if not (self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -60 <= low <= high <= 60):
             raise ParameterError(
-                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, not "
-                f"{self.max_mixture_weight} and {low} to {high} dB."
+                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, both "
+                f"from -60 to 60 dB, and a model; it has {self.max_mixture_weight}, {low} to {high} dB and "
+                f"{self.n_models}."
             )
 
     def names(self) -> dict[str, tuple[float, float]]:

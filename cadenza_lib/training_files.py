@@ -17,7 +17,7 @@ import pandas as pd
 from torch import nn
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import atomic_path, read_json, write_json
+from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text, write_json
 from cadenza_lib.targets import TargetLoss
 
 __all__ = [
@@ -77,6 +77,8 @@ class Config:
         TargetLoss(self.targets, self.target_weights, self.per_stem)
         if not 0 < self.learning_rate < float("inf"):
             raise ParameterError(f"learning_rate {self.learning_rate} must be above 0.")
+        if not 0 < self.segment_s < float("inf"):
+            raise ParameterError(f"segment_s {self.segment_s} must be above 0.")
         if not 0 <= self.ema_decay < 1:
             raise ParameterError(f"ema_decay {self.ema_decay} must be at least 0 and below 1.")
         if not 0 <= self.clip_norm < float("inf"):
@@ -121,7 +123,11 @@ def read_config(path: Path | str) -> Config:
     if not isinstance(content, dict) or (unknown := sorted(set(content) - known)):
         found = f"has {unknown[0]!r}" if isinstance(content, dict) else "is no object"
         raise ParameterError(f"{path} {found}; a configuration holds some of {', '.join(sorted(known))}.")
-    return Config(**content)
+    try:
+        return fill(Config, content)
+    except (TypeError, ParameterError) as error:
+        reason = str(error).rstrip(".")
+        raise ParameterError(f"{path} is no configuration of a training ({reason}); correct or delete it.") from error
 
 
 def read_metrics(out_dir: Path | str) -> pd.DataFrame:
@@ -144,7 +150,7 @@ def read_result(out_dir: Path | str) -> Result:
     """
     path = Path(out_dir) / "result.json"
     try:
-        return Result(**read_json(path))
+        return fill(Result, read_json(path))
     except TypeError as error:
         raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
 
@@ -179,13 +185,18 @@ def check_disk(out_dir: Path, network: nn.Module) -> None:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines up to one that was torn when the run was killed."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """Read JSON lines, without the last one if it was torn when the run was killed."""
+    if not path.exists():
+        return []
+    try:
+        *lines, _ = read_text(path).split("\n")
+        rows = [parse_json(line) for line in lines]
+        if not all(isinstance(row, dict) and type(row.get("step")) is int for row in rows):
+            raise ValueError("a line has no step")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{path} does not hold the metrics of a training ({error}); delete its directory."
+        ) from error
     return rows
 
 

@@ -128,7 +128,7 @@ def test_table_without_rows_is_an_error(tmp_path: Path) -> None:
 
 def test_file_without_a_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("")
-    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv is not a table of scores"):
+    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv has no column 'scene'"):
         tidy_table([tmp_path], LISTENERS)
 
 
@@ -165,6 +165,13 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     np.testing.assert_allclose(summary["clipped_share"], [1.875 / 6, 0.0625], rtol=0, atol=ROUNDING)
     # With two listeners, resampling can do no more than leave one of them out: A alone has the mean 0.55, as has B.
     np.testing.assert_allclose(summary.loc[0, ["ci_low", "ci_high"]].astype(float), 0.55, rtol=0, atol=ROUNDING)
+
+
+def test_scores_of_silence_are_told(tmp_path: Path) -> None:
+    table = tidy_table([write_scores(tmp_path / "a", ROWS, Settings("demo", "valid", "oracle"))], LISTENERS)
+    assert "silent" not in analysis.describe(table)
+    table.loc[0, "loudness_lufs"] = -np.inf
+    assert analysis.describe(table).endswith(" scores of ears, 1 of them of a silent signal.")
 
 
 def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_path: Path) -> None:

@@ -286,3 +286,16 @@ def test_settings_of_something_else_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"wheels": 4}))
     with pytest.raises(CadenzaError, match=r"settings\.json does not hold the settings"):
         evaluation.read_settings(tmp_path)
+
+
+def test_a_score_of_silence_says_so(corpus, caplog):
+    split = corpus.split("train")
+    scene = split.scenes["scene_10001"]
+    song = corpus.at_ear_song(split, scene)
+    reference = evaluation.reference_remix(song, corpus.gains_db(scene))
+    output = evaluation.enhance(song, song.stems, corpus.gains_db(scene), split.listeners["A"])
+    output.signal[1] = 0
+    evaluation.score(output, reference, split.listeners["A"], "scene_10001")
+    assert [record.getMessage() for record in caplog.records] == [
+        "scene_10001 plays nothing to the right ear; its score is that of noise."
+    ]
