@@ -144,8 +144,8 @@ def test_lock_outlives_its_block_only_with_children_that_are_to_hold_it(with_chi
 def test_numbers_that_json_does_not_have_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "gains.json"
     path.write_text(text)
-    with pytest.raises(CorpusError, match=r"gains\.json cannot be read as JSON \(it holds -?(NaN|Infinity), which is"):
+    with pytest.raises(CorpusError, match=r"gains\.json cannot be read as JSON \(.* which is no finite number\)"):
         read_json(path)
-    with pytest.raises(ParameterError, match=r"gains\.json cannot hold NaN or an infinite number; check"):
+    with pytest.raises(ParameterError, match=r"gains\.json is not written \(.*\); give finite numbers"):
         write_json(path, json.loads(text))
     assert path.read_text() == text
