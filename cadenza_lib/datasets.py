@@ -295,7 +295,8 @@ def _split_names(corpus: Corpus) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [one for one in sorted(folder.iterdir()) if one.is_dir()] if folder.is_dir() else []
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [one for one in there if one.is_dir() and not one.name.startswith(".")]  # hidden: songs that are unfinished
 
 
 def _damage(subject: str, problems: list[str]) -> list[Finding]:

@@ -62,7 +62,9 @@ def submit(evaluation_dir: Path | str, out_dir: Path | str, workers: int = 4, pr
     split = corpus.split(settings.split)
     files = _expected_files(evaluation_dir, split)
     out_dir = make_directory(out_dir)
-    if others := sorted(path.name for path in out_dir.iterdir() if path.name not in {file.name for file in files}):
+    known = {file.name for file in files}
+    there = {path.name for path in out_dir.iterdir() if not path.name.startswith(".")}  # hidden ones are unfinished
+    if others := sorted(there - known):
         raise ParameterError(
             f"{out_dir} holds {others[0]}, which is no part of the submission; choose an empty directory."
         )

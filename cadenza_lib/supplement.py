@@ -200,8 +200,8 @@ def _place(folder: Path, files: Sources) -> None:
     """Link or write the five files of a song; the directory is complete or absent."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     try:
+        unfinished.mkdir()
         if all(len(files.get(name, ())) == 1 and files[name][0].suffix.lower() == ".wav" for name in SIGNALS):
             for name in SIGNALS:
                 os.symlink(files[name][0], unfinished / f"{name}.wav")

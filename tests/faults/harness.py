@@ -215,6 +215,10 @@ class Process:
         code = 3 if hung else os.waitstatus_to_exitcode(status)
         return Outcome(code, said, int(count), seconds)
 
+    def has_ended(self) -> bool:
+        """Tell whether it has ended, and only waits to be waited for."""
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
     def children(self) -> list[int]:
         """Return the processes that it has started itself."""
         try:
@@ -267,11 +271,15 @@ def small_disk(folder: Path, free_bytes: int) -> Iterator[Callable[[str], None]]
     if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size={size} tmpfs '{folder}' 2>/dev/null"):
         raise PermissionError("mount")
     try:
-        yield lambda options: _check_mount(os.system(f"mount -o remount,{options} '{folder}'"))
+        yield lambda options: _mount(f"mount -o remount,{options} '{folder}' 2>/dev/null")
     finally:
-        _check_mount(os.system(f"umount -l '{folder}'"))
+        _mount(f"umount -l '{folder}'")
 
 
-def _check_mount(status: int) -> None:
-    if status:
-        raise OSError(f"mount failed with {status}")
+def _mount(command: str) -> None:
+    """Run a command on a mount, which is busy until kernels have noticed that their process was killed."""
+    for _ in range(200):
+        if not (status := os.system(command)):
+            return
+        time.sleep(0.1)
+    raise OSError(f"{command} failed with {status}")
