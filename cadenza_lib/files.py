@@ -41,6 +41,7 @@ __all__ = [
     "locked",
     "make_directory",
     "parse_json",
+    "parse_number",
     "read_json",
     "read_table",
     "read_text",
@@ -330,7 +331,7 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV table: every cell as the text it is, but `numbers`, where there are such columns.
 
-    A number that is missing (an empty cell, or NaN) is NaN. A loudness may be that of silence, minus infinity.
+    A number that is missing (an empty cell, or NaN) is NaN; see `parse_number`.
 
     Raises
     ------
@@ -355,13 +356,24 @@ def read_table(
     table = pd.DataFrame(rows, columns=header, dtype=str)
     for column in table.columns.intersection(list(numbers)):
         try:
-            table[column] = [float(cell or "nan") for cell in table[column]]  # to the last bit
+            table[column] = [parse_number(cell or "nan", column) for cell in table[column]]
         except ValueError as error:
             raise CorpusError(f"{path} has a {column} that is not a number ({error}); {remedy}.") from error
-        least = -math.inf if column.endswith("loudness_lufs") else -sys.float_info.max
-        if not (table[column].isna() | table[column].between(least, sys.float_info.max)).all():
-            raise CorpusError(f"{path} has an infinite {column}; {remedy}.")
     return table
+
+
+def parse_number(text: str, column: str) -> float:
+    """Return the number in a column of a table, to the last bit; NaN if it is missing.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or infinite; only a loudness may be that of silence, minus infinity.
+    """
+    number = float(text)
+    if math.isinf(number) and not (number < 0 and column.endswith("loudness_lufs")):
+        raise ValueError(f"it is {text}")
+    return number
 
 
 def read_json(path: Path | str) -> Any:
@@ -459,4 +471,4 @@ def _check_values(value: Any, *place: str) -> None:
     elif isinstance(value, str):
         value.encode()
     elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
-        raise ValueError(f"{', '.join(place)} is {str(value)[:20]}, which is no finite number")
+        raise ValueError(f"{', '.join(place) or 'it'} is {str(value)[:20]}, which is no finite number")

@@ -146,8 +146,8 @@ def evaluate_levels(
     numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
     tables = [read_table(_file(folder, pair), LEVEL_COLUMNS, numbers, "delete it") for pair in pairs]
     for pair, table in zip(pairs, tables, strict=True):
-        if not table["clip"].isin(("True", "False")).all():
-            raise CorpusError(f"{_file(folder, pair)} has a clip that is neither True nor False; delete it.")
+        if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
+            raise CorpusError(f"{_file(folder, pair)} lacks a number, or whether there is a clip; delete it.")
         table["clip"] = table["clip"] == "True"
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 

@@ -185,7 +185,7 @@ def _inside(out_dir: Path, name: str, report: Path) -> Path:
     path = out_dir / name
     if not is_inside(path, out_dir):
         raise ParameterError(f"{report} names {name!r}, which lies outside of its directory; copy the file into it.")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
         raise ParameterError(f"{report} names {name!r}, which is not a file in its directory; write it first.")
     return path
 

@@ -355,7 +355,7 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise ModelError(
             f"{card_path} does not describe a network ({error}); it needs an architecture and its arguments."
         ) from error
-    if architecture not in ARCHITECTURES:
+    if architecture not in list(ARCHITECTURES):  # a list, in which even what is no text can be looked for
         raise ModelError(
             f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
         )

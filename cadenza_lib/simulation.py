@@ -77,8 +77,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     unknown = [scene.music for scene in split.scenes.values() if scene.music not in split.songs]
     if unknown:
         raise CorpusError(
-            f"Split {split_name!r} lacks {len(set(unknown))} dry songs to simulate from, such as {unknown[0]!r}; "
-            f"where its songs come at the ears, unpack those."
+            f"{corpus.root}: split {split_name!r} lacks {len(set(unknown))} dry songs to simulate from, such as "
+            f"{unknown[0]!r}; where its songs come at the ears, unpack those."
         )
     songs = at_ear_metadata(split)
     lengths = {

@@ -6,6 +6,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ def _check_keys(path: Path, what: str, value: Mapping[str, Any], allowed: set[st
 def _find_notebook(path: Path, step: str, name: Any) -> Path:
     candidates = [folder / str(name) for folder in (path.parent.parent, path.parent)]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path.is_file, no error if a name is too long
             return candidate
     raise ParameterError(
         f"{path} names the notebook {name} in step {step}, which is neither {' nor '.join(map(str, candidates))}."

@@ -20,7 +20,16 @@ from cadenza_lib.acoustics import SAMPLE_RATE, read_audio
 from cadenza_lib.corpus import SIGNALS, Corpus, load_songs
 from cadenza_lib.datasets import song_folders
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import absolute_path, file_name, find_path, make_directory, read_json, read_table, write_json
+from cadenza_lib.files import (
+    absolute_path,
+    file_name,
+    find_path,
+    is_inside,
+    make_directory,
+    read_json,
+    read_table,
+    write_json,
+)
 from cadenza_lib.scenes import STEMS, sample_scene_listeners, sample_scenes
 
 __all__ = ["MOISESDB_STEMS", "draw_scenes", "find_songs", "import_songs"]
@@ -182,11 +191,11 @@ def _from_moisesdb(card: Path) -> tuple[str, Sources]:
     try:
         name = f"{content['artist']} - {content['song']} {card.parent.name[:8]}"  # titles alone are not unique
         for stem in content["stems"]:
-            ours = MOISESDB_STEMS.get(stem["stemName"], "other")
-            files[ours] += [
-                card.parent / stem["stemName"] / f"{track['id']}.{track['extension']}" for track in stem["tracks"]
-            ]
-    except (KeyError, TypeError) as error:
+            ours, folder = MOISESDB_STEMS.get(stem["stemName"], "other"), card.parent / stem["stemName"]
+            files[ours] += [folder / f"{track['id']}.{track['extension']}" for track in stem["tracks"]]
+        if outside := [path for paths in files.values() for path in paths if not is_inside(path, card.parent)]:
+            raise ValueError(f"{outside[0]} is not beside it")
+    except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{card} is not the card of a song of MoisesDB ({error!r}); remove it.") from error
     return _file_name(name), files
 

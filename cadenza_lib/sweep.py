@@ -33,7 +33,7 @@ from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.estimates import cached_separator, model_identity
 from cadenza_lib.evaluation import COLUMNS, claim
-from cadenza_lib.files import append_row, as_tuples, locked, make_directory, repair_table
+from cadenza_lib.files import append_row, as_tuples, locked, make_directory, parse_number, repair_table
 from cadenza_lib.fusion import ModelWeights
 from cadenza_lib.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.separation import Separator
@@ -366,9 +366,9 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                 if clip not in ("True", "False") or len(row) != len(_COLUMNS):
                     raise ValueError(f"it has the row {row}")
                 key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
-                numbers = [float(value) for value in values]
-                if not np.isfinite(numbers[:3]).all() or np.isnan(numbers).any():  # the three scores, and all
-                    raise ValueError(f"it has no number in the row {row}")
+                numbers = [parse_number(value, name) for value, name in zip(values, COLUMNS[3:], strict=True)]
+                if np.isnan(numbers).any():
+                    raise ValueError(f"it lacks a number in the row {row}")
                 rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error

@@ -150,8 +150,11 @@ def read_result(out_dir: Path | str) -> Result:
     """
     path = Path(out_dir) / "result.json"
     try:
-        return fill(Result, read_json(path))
-    except TypeError as error:
+        result = fill(Result, read_json(path))
+        if min(result.n_scenes, result.n_split_scenes) < 1:
+            raise ValueError("it was trained on no scene")
+        return result
+    except (TypeError, ValueError) as error:
         raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
 
 
