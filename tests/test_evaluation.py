@@ -292,7 +292,7 @@ def test_settings_of_something_else_are_refused(tmp_path):
 class _Dead:
     """A separator whose process dies."""
 
-    def __call__(self, song):
+    def __call__(self, _):
         os._exit(1)
 
 
