@@ -380,7 +380,8 @@ def _rows_of_processes(
                 rows = future.result()
             except BrokenProcessPool as error:
                 raise ParameterError(
-                    f"One of {jobs} jobs died, perhaps for lack of memory; evaluate again with fewer, which goes on."
+                    f"One of {jobs} jobs that score for {out_dir} died, perhaps for lack of memory; evaluate again "
+                    f"with fewer, which goes on."
                 ) from error
             yield from rows
 

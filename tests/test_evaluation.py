@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -299,3 +300,20 @@ def test_a_score_of_silence_says_so(corpus, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "scene_10001 plays nothing to the right ear; its score is that of noise."
     ]
+
+
+class _Dead:
+    """A separator whose process dies."""
+
+    def __call__(self, _):
+        os._exit(1)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_job_that_dies_is_told_in_one_sentence_and_the_next_call_goes_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = Settings(corpus.name, "train", "dead")
+    with pytest.raises(ParameterError, match=rf"One of 2 jobs that score for {tmp_path} died, .*which goes on"):
+        evaluation.evaluate(corpus, _Dead(), settings, pairs, tmp_path, progress=False, jobs=2)
+    assert len(evaluation.evaluate(corpus, _Counting(), settings, pairs, tmp_path, progress=False)) == len(pairs)

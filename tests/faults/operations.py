@@ -50,7 +50,7 @@ _LATE = (
     "PIL.PngImagePlugin",
     "sqlalchemy.dialects.sqlite",
 )
-_TIMES = {"started", "ended", "duration_s", "waited_share"}
+_CIRCUMSTANCES = {"started", "ended", "duration_s", "waited_share", "git", "inputs"}  # inputs: hashes of manifests
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class Operation:
 
 def _timeless(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
-        return {
-            name: _timeless(item, folder) for name, item in value.items() if name not in _TIMES and name != "inputs"
-        }
+        return {name: _timeless(item, folder) for name, item in value.items() if name not in _CIRCUMSTANCES}
     if isinstance(value, list):
         return [_timeless(item, folder) for item in value]
     return value.replace(str(folder), "FOLDER") if isinstance(value, str) else value
