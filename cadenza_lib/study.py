@@ -99,7 +99,10 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
         if name in steps:
             raise ParameterError(f"{path} has two steps named {name}; rename one.")
         notebook = _find_notebook(path, name, raw["notebook"])
-        known = notebook_parameters(notebook)
+        try:
+            known = notebook_parameters(notebook)
+        except ParameterError as error:
+            raise ParameterError(f"{path} cannot run step {name}: {error}") from error
         forced = parse_parameters(notebook, {key: text for key, text in overrides.items() if key in known})
         base = {key: value for key, value in shared.items() if key in known}
         base |= _mapping(path, f"parameters of step {name}", raw.get("parameters", {})) | forced

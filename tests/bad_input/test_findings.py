@@ -45,6 +45,7 @@ REFUSED = [
     ("result.json", _json(lambda result: result.update(n_split_scenes=0))),
     ("levels", _text(",0.0,", ",,")),
     ("study.yaml", _text("point.ipynb", _LONG)),
+    ("study.yaml", _text("point.ipynb", "/etc/passwd")),
     ("study.yaml", _text("{wait: true}", "{share: .nan}")),
     ("study.yaml", _text("{wait: true}", f"{{share: 1{'0' * 400}}}")),
     ("musdb18.train", _json(lambda songs: songs[0].update(Path=f"train/{_LONG}"))),
