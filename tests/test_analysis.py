@@ -157,7 +157,16 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     first = write_scores(tmp_path / "z", settings=Settings("demo", "valid", "oracle"))
     second = write_scores(tmp_path / "a", [ROWS[1]], Settings("demo", "valid", "mixture"))
     summary = summary_table(tidy_table([first, second], LISTENERS))
-    assert list(summary) == ["system", "n_pairs", "n_listeners", "haaqi", "ci_low", "ci_high", "clipped_share"]
+    assert list(summary) == [
+        "system",
+        "n_pairs",
+        "n_listeners",
+        "n_left_out",
+        "haaqi",
+        "ci_low",
+        "ci_high",
+        "clipped_share",
+    ]
     assert summary["system"].tolist() == ["oracle", "mixture"]  # as given, not sorted
     assert summary["n_pairs"].tolist() == [3, 1]
     assert summary["n_listeners"].tolist() == [2, 1]
@@ -183,6 +192,7 @@ def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_
     summary = summary_table(table).iloc[0]
     assert summary["haaqi"] == pytest.approx((0.9 + 0.7) / 2, abs=ROUNDING)
     nothing = summary_table(table.assign(haaqi=np.nan)).iloc[0]
+    assert (summary["n_left_out"], nothing["n_left_out"]) == (2, 4)
     assert nothing["n_pairs"] == 0
     assert np.isnan(nothing["haaqi"])
 

@@ -15,28 +15,17 @@ CAMPAIGN = Path(__file__).with_name("campaign.py")
 OPERATIONS = ("simulation", "separation cache", "fine-tuning", "evaluation", "sweep", "study", "report")
 
 
-@pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """Run the campaign in a process of its own: it forks, which no process with threads may do."""
-    path = tmp_path_factory.mktemp("faults") / "counts.json"
+def test_every_operation_ends_as_if_undisturbed_when_it_is_started_again_after_a_fault(tmp_path: Path) -> None:
+    path = tmp_path / "counts.json"  # of a process of its own: it forks, which no process with threads may do
     done = subprocess.run([sys.executable, CAMPAIGN, "--short", "--json", path], capture_output=True, text=True)
     assert path.exists(), done.stderr
-    return json.loads(path.read_text())
-
-
-def test_every_long_operation_is_in_the_campaign(counts: dict[str, dict[str, Any]]) -> None:
+    counts: dict[str, dict[str, dict[str, Any]]] = json.loads(path.read_text())
     assert tuple(counts) == OPERATIONS
-
-
-@pytest.mark.parametrize("operation", OPERATIONS)
-def test_operation_ends_as_if_undisturbed_when_it_is_started_again_after_a_fault(
-    operation: str, counts: dict[str, dict[str, Any]]
-) -> None:
-    faults = counts[operation]
-    assert not [loss for fault in faults.values() for loss in fault["losses"]]
-    injected, recovered = (sum(fault[name] for fault in faults.values()) for name in ("injected", "recovered"))
-    assert injected == recovered
-    assert injected >= 3  # one may have come too late
+    for operation, faults in counts.items():
+        assert not [loss for fault in faults.values() for loss in fault["losses"]], operation
+        injected, recovered = (sum(fault[name] for fault in faults.values()) for name in ("injected", "recovered"))
+        assert injected == recovered, operation
+        assert injected >= 3, operation  # one may have come too late
 
 
 def check_a_loss_is_noticed(broken: str, operation: str, tmp_path: Path) -> None:
