@@ -28,7 +28,7 @@ test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 test-lowest: .venv-lowest/.installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 $(TESTS)
 
 .venv-lowest/.installed: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv .venv-lowest
@@ -38,6 +38,7 @@ test-lowest: .venv-lowest/.installed
 
 faults: env
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/bad_input --hypothesis-profile campaign
 
 lint: env
 	$(BIN)/ruff format --check
