@@ -28,7 +28,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
-    "make faults": ("tests/faults/test_faults.py", 'with_name("campaign.py")'),  # its short form
     "make lab": ("Makefile", "jupyter lab --ip 127.0.0.1"),  # the browser tests work in a JupyterLab of their own
     ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", 'dev = ["cadenza-companion[cluster]"'),  # make env
 }
