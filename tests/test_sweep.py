@@ -139,7 +139,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
         ('{"corpus": "de', "is not valid JSON"),
         ("[]", "does not hold the settings of its scores .*; delete .* or choose another"),
         ('{"corpus": "demo"}', "does not hold the settings of its scores .*; delete .* or choose another"),
-        ('{"corpus": NaN}', "it holds NaN, which is not JSON"),
+        ('{"corpus": NaN}', "corpus is nan, which is no finite number"),
     ],
 )
 def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, sentence):
