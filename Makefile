@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help env demo test test-lowest lint lab clean
+.PHONY: help env demo test test-lowest faults lint lab clean
 
 help:
 	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
 	@echo "make test   run all tests"
 	@echo "make test-lowest   the same at the lowest versions of the dependencies that pyproject.toml promises"
+	@echo "make faults   kill long operations, fill their disk and more, and see what a restart makes of it (half an hour)"
 	@echo "make lint   check style and types"
 	@echo "make lab    open JupyterLab on the notebooks"
 	@echo "make env    only set up .venv"
@@ -27,13 +28,17 @@ test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
 
 test-lowest: .venv-lowest/.installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 $(TESTS)
 
 .venv-lowest/.installed: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/constraints.txt
 	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-lowest/constraints.txt --editable '.[dev]'
 	@touch $@
+
+faults: env
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/bad_input --hypothesis-profile campaign
 
 lint: env
 	$(BIN)/ruff format --check

@@ -70,6 +70,8 @@ def read_audio(
     except (soundfile.LibsndfileError, OSError) as error:
         reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
         raise AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.") from error
+    except MemoryError as error:  # which is taken for all that a header promises, before any of it is read
+        raise AudioError(f"{path} promises more samples than memory holds; copy or download it again.") from error
     if rate != sample_rate:
         raise AudioError(f"{path} has a sample rate of {rate} Hz, not {sample_rate}; resample it.")
     if channels is not None and samples.shape[1] != channels:

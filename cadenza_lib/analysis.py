@@ -207,8 +207,10 @@ def describe(table: pd.DataFrame) -> str:
         f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
     )
     missing = int(table["haaqi"].isna().sum())
+    silent = int((table["loudness_lufs"] == -np.inf).sum()) if "loudness_lufs" in table else 0
     left_out = f", {missing} of them missing and left out" if missing else ""
-    return f"{said}, {len(table)} scores of ears{left_out}."
+    of_silence = f", {silent} of them of a silent signal" if silent else ""
+    return f"{said}, {len(table)} scores of ears{left_out}{of_silence}."
 
 
 def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:
@@ -236,8 +238,8 @@ def ear_columns(table: pd.DataFrame, listener: str) -> pd.DataFrame:
 def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Return the mean HAAQI of each system with a 95 % interval over listeners, in the order of the table.
 
-    Columns: system, n_pairs, n_listeners, haaqi, ci_low, ci_high, clipped_share. Missing scores are left out. One
-    listener has no interval.
+    Columns: system, n_pairs, n_listeners, n_left_out, haaqi, ci_low, ci_high, clipped_share. Missing scores are left
+    out: n_left_out counts the ears. One listener has no interval.
     """
 
     def mean(rows: pd.DataFrame) -> float:
@@ -252,6 +254,7 @@ def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
                 "system": system,
                 "n_pairs": len(group.drop_duplicates(["scene", "listener"])),
                 "n_listeners": group["listener"].nunique(),
+                "n_left_out": len(every) - len(group),
                 "haaqi": mean(group),
                 "ci_low": low,
                 "ci_high": high,

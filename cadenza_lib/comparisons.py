@@ -69,7 +69,7 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     Raises
     ------
     ParameterError
-        If systems were not scored on the same pairs, or none is the reference.
+        If systems were not scored on the same pairs, a score is missing, or no system is the reference.
     """
     by = [by] if isinstance(by, str) else list(by)
     groups = {key: group.set_index(["scene", "listener"])["score"] for key, group in scores.groupby(by, sort=False)}
@@ -81,6 +81,10 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     if wanted not in groups:
         raise ParameterError(f"There are no scores of the reference {wanted}; it is one of {list(groups)}.")
     values = np.column_stack([group.loc[first.index].to_numpy() for group in groups.values()])  # (pair, system)
+    if missing := int(np.isnan(values).sum()):
+        raise ParameterError(
+            f"{missing} of {values.size} scores are missing; score these pairs, or leave them out of all."
+        )
     differences = values - groups[wanted].loc[first.index].to_numpy()[:, None]
     table = pd.DataFrame(list(groups), columns=by)
     listeners = pd.Series(first.index.get_level_values("listener"))

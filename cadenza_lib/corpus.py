@@ -8,6 +8,10 @@
 At-ear songs are read from `audio/at_mic_music` where it has them, and are otherwise simulated from the dry song and
 the HRTFs, with the 16-bit rounding of the official generator: both ways give the same signals. Names on the disk may
 differ in case (`Mixture.wav`, `Train/`), and `head_positions.json` is the head positions' older name.
+
+Metadata may come from anyone, so what they name cannot lead out of the corpus, neither by `..` nor through a link: the
+directory of a song lies below that of its split. Those who assemble a corpus may link `audio`, what is in it, and the
+directories of splits, to where they have the music; and `cadenza data import` links the five files of a song.
 """
 
 from collections.abc import Mapping
@@ -21,7 +25,7 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import find_path, read_json
+from cadenza_lib.files import absolute_path, file_name, fill, find_path, is_inside, read_json, regular_file
 from cadenza_lib.listeners import Listener, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Scene
@@ -78,7 +82,7 @@ class Corpus:
     """
 
     def __init__(self, root: Path | str) -> None:
-        self.root = Path(root).expanduser().resolve()
+        self.root = absolute_path(root)
         if not self.root.is_dir():
             raise CorpusError(
                 f"Corpus directory {self.root} does not exist; give the directory that holds metadata/ and audio/, "
@@ -106,12 +110,18 @@ class Corpus:
         return old if old.exists() and not path.exists() else path
 
     def music_folder(self, entry: dict[str, Any]) -> Path:
-        """Return the directory of a dry song by its metadata, as it is spelt on the disk."""
-        return find_path(self.root / "audio" / "music" / entry["Path"], self.root)
+        """Return the directory of a dry song by its metadata, as it is spelt on the disk.
+
+        Raises
+        ------
+        CorpusError
+            If a link leads out of the directory of its split.
+        """
+        return self._folder("music", entry)
 
     def at_ear_folder(self, entry: dict[str, Any]) -> Path:
-        """Return the directory of a song at the ears by its metadata, as it is spelt on the disk."""
-        return find_path(self.root / "audio" / "at_mic_music" / entry["Path"], self.root)
+        """Return the directory of a song at the ears by its metadata; see `music_folder`."""
+        return self._folder("at_mic_music", entry)
 
     @property
     def hrtf_folder(self) -> Path:
@@ -247,6 +257,14 @@ class Corpus:
         folder = None if entry is None else self.at_ear_folder(entry)
         return folder if folder is not None and folder.is_dir() else None
 
+    def _folder(self, kind: str, entry: dict[str, Any]) -> Path:
+        parts = Path(entry["Path"]).parts
+        split = find_path(self.root / "audio" / kind / Path(*parts[:-1][:1]), self.root)
+        folder = find_path(self.root / "audio" / kind / entry["Path"], self.root)
+        if not is_inside(folder, split):
+            raise CorpusError(f"{folder} is a link that leads out of {split}; copy the song, or link the whole split.")
+        return folder
+
     def _load_gains(self) -> dict[str, dict[str, float]]:
         path = self.metadata_file("gains.json")
         gains = _read_object(path)
@@ -264,12 +282,18 @@ class Corpus:
         positions = {}
         for name, entry in _read_object(path).items():
             try:
-                position = HeadPosition(**entry)
-                abs(position.left_angle), abs(position.right_angle)
+                position = fill(HeadPosition, entry)
+                sound = all(abs(angle) <= 180 for angle in (position.left_angle, position.right_angle))
+                sound &= all(file_name(part) == part for part in (position.subject, position.mic))
             except TypeError as error:
                 raise CorpusError(
                     f"{path}: {name} is {entry!r}; it needs subject, left_angle, right_angle (degrees) and mic."
                 ) from error
+            if not sound:
+                raise CorpusError(
+                    f"{path}: {name} is {entry!r}; angles must lie from -180 to 180 degrees, and subject and mic be "
+                    f"part of the name of a file."
+                )
             positions[name] = position
         return positions
 
@@ -282,11 +306,10 @@ class Corpus:
         scenes = {}
         for scene_id, entry in _read_object(path).items():
             try:
-                scene = Scene(**entry)
-                hash(scene)  # all three are ids, so a list or an object is none
+                scene = fill(Scene, entry)
             except TypeError as error:
                 raise CorpusError(
-                    f"{path}: {scene_id} is {entry!r}; it needs music, gain and head_loudspeaker_positions."
+                    f"{path}: {scene_id} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
                 ) from error
             if scene.gain not in self.gains:
                 raise CorpusError(f"{path}: {scene_id} names the gain {scene.gain!r}, which gains.json does not have.")
@@ -350,6 +373,8 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
         parts = Path(entry["Path"]).parts
         if Path(entry["Path"]).is_absolute() or ".." in parts:
             raise CorpusError(f"{path}: the Path {entry['Path']!r} leads out of the corpus; make it relative to it.")
+        if not parts or any("\0" in part or len(part.encode()) > 255 for part in parts):
+            raise CorpusError(f"{path}: the Path {entry['Path']!r} is none that a disk can hold; shorten it.")
     songs = {entry["Track Name"]: entry for entry in entries}
     if len(songs) < len(entries):
         names = [entry["Track Name"] for entry in entries]
@@ -392,6 +417,6 @@ def length_on_disk(folder: Path) -> int:
     """Return the length of a song in samples, by the header of its mixture."""
     path = find_path(folder / "mixture.wav", folder)
     try:
-        return int(soundfile.info(path).frames)
+        return int(soundfile.info(regular_file(path)).frames)
     except (soundfile.LibsndfileError, OSError) as error:
         raise AudioError(f"{path} is missing or cannot be read as audio; check the corpus.") from error

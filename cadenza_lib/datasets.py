@@ -17,7 +17,7 @@ import soundfile
 from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name
 from cadenza_lib.corpus import SIGNALS, Corpus, Split
 from cadenza_lib.errors import CadenzaError, CorpusError
-from cadenza_lib.files import find_path
+from cadenza_lib.files import absolute_path, find_path, regular_file
 
 __all__ = ["Finding", "check_data", "song_folders"]
 
@@ -60,7 +60,7 @@ def check_data(path: Path | str) -> list[Finding]:
     CorpusError
         If there is no such directory, or nothing in it is known.
     """
-    root = Path(path).expanduser().resolve()
+    root = absolute_path(path)
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory; give the one that holds metadata/ and audio/.")
     try:
@@ -135,11 +135,11 @@ def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
         return [Finding("MISSING", name, f"no {', '.join(missing)}.{name}.json, so nothing can be run{remedy}")]
     try:
         split = corpus.split(name)
+        dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
+        heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
     except CadenzaError as error:
         return [Finding("DAMAGE", name, str(error))]
     findings = []
-    dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
-    heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
     named.update(dry.values(), heard.values())
     for folders, kind, file in (
         (dry, "dry", f"musdb18.{name}.json"),
@@ -253,7 +253,7 @@ def _read_header(path: Path) -> _Header:
     """Read the header of a stereo WAV file and compare the length it promises with the size of the file."""
     try:
         size = path.stat().st_size
-        info = soundfile.info(path)
+        info = soundfile.info(regular_file(path))
         promised = _promised_bytes(path)
     except FileNotFoundError:
         return _Header(path, problem=f"{path} does not exist")
@@ -295,7 +295,8 @@ def _split_names(corpus: Corpus) -> list[str]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [one for one in sorted(folder.iterdir()) if one.is_dir()] if folder.is_dir() else []
+    there = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [one for one in there if one.is_dir() and not one.name.startswith(".")]  # hidden: songs that are unfinished
 
 
 def _damage(subject: str, problems: list[str]) -> list[Finding]:

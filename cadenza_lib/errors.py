@@ -6,9 +6,17 @@ what to do about it. Anything else that escapes from this package is a bug.
 
 __all__ = ["AudioError", "CadenzaError", "CorpusError", "ModelError", "ParameterError"]
 
+_LONGEST = 1200  # characters of a sentence: a value in it may be a whole file
+
 
 class CadenzaError(Exception):
-    """Base of every error that a user of this package can cause."""
+    """Base of every error that a user of this package can cause.
+
+    The sentence becomes one line that every terminal and file can hold, whatever the names and values in it are.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(_one_line(sentence))
 
 
 class CorpusError(CadenzaError):
@@ -25,3 +33,10 @@ class ModelError(CadenzaError):
 
 class ParameterError(CadenzaError, ValueError):
     """An argument of a function, notebook or study is unknown, of the wrong type or out of bounds."""
+
+
+def _one_line(text: str) -> str:
+    """Return a text without line breaks, other control characters escaped, and the middle left out if it is long."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

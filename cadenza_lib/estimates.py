@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import DATA, atomic_path, make_directory
+from cadenza_lib.files import DATA, atomic_path, make_directory, regular_file
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import BOUNDS, DEMO_MODELS, OVERLAP, SEGMENT_S, Separator, load
 
@@ -65,7 +65,9 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
                 loaded.append(load(name, device))
             stems = loaded[0](song).float().contiguous()
             with atomic_path(path) as temporary:
-                save_file({"stems": stems}, temporary, {"sha256": _digest(stems), "model": name, "song": song.name})
+                entry = {"sha256": _digest(stems), "model": name, "song": song.name}
+                # Its `save_file` may write to a name of its own, which a process that is killed would leave.
+                temporary.write_bytes(save({"stems": stems}, entry))
         return stems.to(song.mixture.dtype)
 
     return separate
@@ -85,7 +87,7 @@ def model_identity(name: str) -> str:
     digest = hashlib.sha256()
     try:
         for file in (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(hashlib.sha256(regular_file(file).read_bytes()).digest())
     except OSError as error:
         raise ModelError(f"Checkpoint {error.filename} cannot be read ({error.strerror}); check the path.") from error
     return digest.hexdigest()
@@ -110,7 +112,7 @@ def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(regular_file(path), framework="pt") as file:
             stems, expected = file.get_tensor("stems"), (file.metadata() or {}).get("sha256")
     except (SafetensorError, OSError) as error:
         _LOGGER.warning("%s is damaged (%s); its song is separated again.", path, error)

@@ -8,6 +8,7 @@ the generator is seeded with the scene before the left ear, and the right ear go
 import contextlib
 import functools
 import itertools
+import logging
 import pickle
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import as_completed
@@ -27,7 +28,18 @@ from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.executors import core_count, processes
-from cadenza_lib.files import append_row, as_tuples, make_directory, read_json, repair_table, write_json
+from cadenza_lib.files import (
+    append_row,
+    as_tuples,
+    file_name,
+    fill,
+    locked,
+    make_directory,
+    read_json,
+    read_table,
+    repair_table,
+    write_json,
+)
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights, fuse
 from cadenza_lib.haaqi import Components, HaaqiReference
@@ -53,6 +65,7 @@ __all__ = [
     "read_settings",
     "reference_remix",
     "score",
+    "signal_name",
 ]
 
 HAAQI_SAMPLE_RATE = 24000
@@ -75,6 +88,8 @@ COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for 
 """Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
 
 SettingsType = TypeVar("SettingsType")
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -189,12 +204,15 @@ class PairReference:
         self.amplified = amplify(reference, listener_firs(listener)).numpy()  # (ear, time) at 44.1 kHz
         rms = reference.square().mean(-1).sqrt().numpy()
         self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
-        self._listener = listener
+        self._listener, self._scene = listener, scene
         self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
 
     def score(self, output: Output) -> PairScore:
-        """Return HAAQI of what `finish` returned, as the recipe computes it."""
+        """Return HAAQI of what `finish` returned, as the recipe computes it; a warning tells of silence."""
+        for ear, signal in zip(EARS, output.signal, strict=True):
+            if not signal.any():
+                _LOGGER.warning("%s plays nothing to the %s ear; its score is that of noise.", self._scene, ear)
         left, right = (resample(signal, OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in output.signal)
         components = [self._left.components(left, HAAQI_SAMPLE_RATE)]
         if self._right is None:
@@ -239,7 +257,8 @@ def evaluate(
     """Enhance and score pairs; write the signals, `scores.csv` and `settings.json` to `out_dir`.
 
     Pairs that `scores.csv` already has are not computed again. A row is written as soon as it is known, so a run that
-    is stopped loses at most the pair that it was working on; with several processes, those of one song in each.
+    is stopped loses at most the pair that it was working on; with several processes, those of one song in each. If
+    another process is evaluating into `out_dir`, this waits until it is done, and finds its rows.
 
     Parameters
     ----------
@@ -277,7 +296,25 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    claim(out_dir / "settings.json", settings)
+    with locked(out_dir / ".scores.lock"):
+        claim(out_dir / "settings.json", settings)
+        _score_missing(corpus, separator, settings, pairs, out_dir, progress, jobs)
+    scores = read_scores(out_dir).set_index(["scene", "listener"])
+    wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
+    return scores.loc[wanted].reset_index()[list(COLUMNS)]
+
+
+def _score_missing(
+    corpus: Corpus,
+    separator: Separator,
+    settings: Settings,
+    pairs: Sequence[Pair],
+    out_dir: Path,
+    progress: bool,
+    jobs: int,
+) -> None:
+    """Append the rows that the table of scores lacks."""
+    split = corpus.split(settings.split)
     scores_path = out_dir / "scores.csv"
     known = _known_pairs(scores_path)
     by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
@@ -298,10 +335,6 @@ def evaluate(
             append_row(scores_path, row)
             bar.update()
 
-    scores = read_scores(out_dir).set_index(["scene", "listener"])
-    wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
-    return scores.loc[wanted].reset_index()[list(COLUMNS)]
-
 
 _Row = tuple[object, ...]
 
@@ -320,7 +353,7 @@ def _rows(
             listener = split.listeners[pair.listener]
             how = (settings.mixture_weight, settings.output_level_db, settings.clip, settings.mixture_into)
             output = enhance(song, stems, gains_db, listener, *how)
-            save_output(output, out_dir / "enhanced_signals" / f"{scene}_{pair.listener}_remix")
+            save_output(output, out_dir / "enhanced_signals" / signal_name(pair))
             result = score(output, reference, listener, scene)
             yield scene, song.name, pair.listener, *result.values()
 
@@ -347,7 +380,8 @@ def _rows_of_processes(
                 rows = future.result()
             except BrokenProcessPool as error:
                 raise ParameterError(
-                    f"One of {jobs} jobs died, perhaps for lack of memory; evaluate again with fewer, which goes on."
+                    f"One of {jobs} jobs that score for {out_dir} died, perhaps for lack of memory; evaluate again "
+                    f"with fewer, which goes on."
                 ) from error
             yield from rows
 
@@ -365,6 +399,11 @@ def _rows_of_group(pairs: Sequence[Pair]) -> list[_Row]:
     return list(_process["rows"](pairs))
 
 
+def signal_name(pair: Pair) -> str:
+    """Return the name of a pair's enhanced signal without its suffix: the challenge's `<scene>_<listener>_remix`."""
+    return file_name(f"{pair.scene}_{pair.listener}_remix")
+
+
 def read_scores(path: Path | str) -> pd.DataFrame:
     """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
 
@@ -376,20 +415,7 @@ def read_scores(path: Path | str) -> pd.DataFrame:
     path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
-    try:
-        scores = pd.read_csv(path, dtype=str)
-    except (ValueError, OSError) as error:
-        raise CorpusError(f"{path} is not a table of scores ({error}); evaluate again.") from error
-    missing = [column for column in OFFICIAL_COLUMNS if column not in scores]
-    if missing:
-        raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(OFFICIAL_COLUMNS)}.")
-    for column in COLUMNS[3:]:
-        if column in scores:
-            try:
-                scores[column] = scores[column].astype(float)  # what was written, to the last bit
-            except ValueError as error:
-                raise CorpusError(f"{path} has a {column} that is not a number; evaluate again.") from error
-    return scores
+    return read_table(path, OFFICIAL_COLUMNS, COLUMNS[3:], "evaluate again")
 
 
 def read_settings(out_dir: Path | str) -> Settings:
@@ -418,9 +444,11 @@ def claim(path: Path, settings: Any) -> None:
 
 def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     try:
-        return kind(**read_json(path))
+        return fill(kind, read_json(path))
     except TypeError as error:
-        raise CorpusError(f"{path} does not hold the settings of an evaluation ({error}).") from error
+        raise CorpusError(
+            f"{path} does not hold the settings of its scores ({error}); delete {path.parent} or choose another."
+        ) from error
 
 
 def _known_pairs(path: Path) -> set[tuple[str, str]]:

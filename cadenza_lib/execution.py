@@ -9,7 +9,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cadenza_lib.cost import Calibration, Work, work_of
 from cadenza_lib.errors import CadenzaError
 from cadenza_lib.executors import core_count, processes, thread_share
-from cadenza_lib.files import make_directory, read_json
+from cadenza_lib.files import absolute_path, make_directory, read_json
 from cadenza_lib.report import PointResult, write_page
 from cadenza_lib.runs import Run, execute, git_state, notebook_parameters, package_version, prepare, write_error
 from cadenza_lib.study import PLACED, Point, Step, Study
@@ -194,7 +194,7 @@ def run_study(
 
 
 def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
-    return Path(Path("runs") / study.name if out_dir is None else out_dir).expanduser().resolve()
+    return absolute_path(Path("runs") / study.name if out_dir is None else out_dir)
 
 
 def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> dict[str, float]:
@@ -227,6 +227,11 @@ def _run_points(
 
     def failure(step: Step, point: Point, error: Exception) -> tuple[str, PointResult]:
         sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, BrokenExecutor | CancelledError):
+            sentence = (
+                f"{point.directory}, or a point beside it, lost its process or its scheduler, perhaps for lack of "
+                f"memory; run the study again with fewer jobs, which goes on."
+            )
         if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
             write_error(out_dir / point.directory, sentence, error)
         return result(step, point, "failed", sentence)

@@ -5,6 +5,7 @@ and learns it from the environment variable CADENZA_CORES, so that what runs ins
 """
 
 import importlib
+import logging
 import multiprocessing
 import os
 import signal
@@ -125,5 +126,11 @@ def scheduler(address: str) -> Iterator[Executor]:
         raise ParameterError(
             f"Scheduler {address} does not answer ({error}); start it or check the address."
         ) from error
-    with client:
-        yield client.get_executor(pure=False)
+    logger = logging.getLogger("distributed")  # it shows tracebacks of what the futures tell anyway
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with client:
+            yield client.get_executor(pure=False)
+    finally:
+        logger.setLevel(level)

@@ -21,7 +21,6 @@ import importlib.util
 import json
 import logging
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -39,7 +38,7 @@ from cadenza_lib import __version__
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import atomic_path, make_directory, write_json
+from cadenza_lib.files import atomic_path, locked, make_directory, regular_file, write_errors, write_json
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
@@ -57,7 +56,6 @@ from cadenza_lib.training_files import (
     check_disk,
     claim,
     cut_metrics,
-    disk_errors,
     read_config,
     read_metrics,
     read_result,
@@ -84,6 +82,9 @@ _NO_GRADIENT = (
 def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Result:
     """Train, validate and keep checkpoints in `out_dir`; a run that was stopped goes on.
 
+    If another process is training in `out_dir`, this waits until it is done, and has nothing left to do. Under torchrun
+    nobody waits: do not start a run of it twice.
+
     Parameters
     ----------
     config
@@ -103,16 +104,19 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
         If the data cannot be used.
     """
     out_dir = make_directory(out_dir)
-    claim(out_dir, config)
-    under_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if (out_dir / "result.json").exists() and not under_torchrun:
-        result = read_result(out_dir)
-        if result.steps >= config.max_steps:
-            _LOGGER.info("%s is finished; nothing to do.", out_dir)
-            return result
-    if config.devices > 1 and not under_torchrun:
-        return _launch(config, out_dir)
-    return _Run(config, out_dir, progress).train()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes, whose parent has the lock
+        claim(out_dir, config)
+        return _Run(config, out_dir, progress).train()
+    with locked(out_dir / ".training.lock", with_children=True) as lock:
+        claim(out_dir, config)
+        if (out_dir / "result.json").exists():
+            result = read_result(out_dir)
+            if result.steps >= config.max_steps:
+                _LOGGER.info("%s is finished; nothing to do.", out_dir)
+                return result
+        if config.devices > 1:
+            return _launch(config, out_dir, lock)
+        return _Run(config, out_dir, progress).train()
 
 
 def separate_segments(
@@ -288,12 +292,19 @@ class _Run:
         if not path.exists():
             return
         try:
-            state = torch.load(path, map_location=self.fabric.device, weights_only=True)
+            state = torch.load(regular_file(path), map_location=self.fabric.device, weights_only=True)
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.best, self.before = state["step"], state["best"], state["before"]
-        except (RuntimeError, KeyError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+            if type(self.step) is not int or self.step < 0:
+                raise ValueError(f"its step is {self.step!r}")
+            if not {"step", "valid_loss", "valid_haaqi"} <= self.best.keys() & self.before.keys():
+                raise ValueError("it has no validation")
+            weights = [*self.network.state_dict().values(), *self.averaged.state_dict().values()]
+            if not all(torch.isfinite(value).all() for value in weights):
+                raise ValueError("it holds NaN or infinite weights")
+        except Exception as error:  # damage shows itself in many ways
             raise ModelError(
                 f"{path} cannot be read as the state of this run ({type(error).__name__}); delete {self.out_dir} and "
                 f"train again."
@@ -301,9 +312,10 @@ class _Run:
         _LOGGER.info("Going on after step %d of %s.", self.step, self.out_dir)
 
     def _save(self) -> None:
-        """Write the training state, complete or not at all."""
+        """Write the last weights, then the training state: a state that is there says that all before it is."""
         if not self.first:
             return
+        self._save_checkpoint("last")
         state = {
             "network": self.network.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -312,9 +324,8 @@ class _Run:
             "best": self.best,
             "before": self.before,
         }
-        with disk_errors(self.out_dir), atomic_path(self.out_dir / _STATE_FILE) as temporary:
+        with atomic_path(self.out_dir / _STATE_FILE) as temporary:
             torch.save(state, temporary)
-        self._save_checkpoint("last")
 
     def _save_checkpoint(self, name: str) -> None:
         if not self.first:
@@ -329,13 +340,13 @@ class _Run:
             "validation": self.best if name == "best" else None,
             "versions": {"cadenza": __version__, "torch": torch.__version__},
         }
-        with disk_errors(self.out_dir):
-            save_checkpoint(self.averaged, self.out_dir / f"{name}.safetensors", card, torch.float32)
+        save_checkpoint(self.averaged, self.out_dir / f"{name}.safetensors", card, torch.float32)
 
     def _report(self, metrics: dict[str, Any], writer: Any) -> None:
         if not self.first:
             return
-        with disk_errors(self.out_dir), (self.out_dir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.out_dir / "metrics.jsonl"
+        with write_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
         if writer is not None:
             for name, value in metrics.items():
@@ -393,12 +404,18 @@ def _fabric(config: Config) -> "Fabric":
     return fabric
 
 
-def _launch(config: Config, out_dir: Path) -> Result:
+def _launch(config: Config, out_dir: Path, lock: int) -> Result:
     """Run the processes of a run on this machine under torchrun, and return its result."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
     command += ["-m", "cadenza_lib.finetune", str(out_dir / "config.json"), str(out_dir)]
     path = os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if part)
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path})
+    done = subprocess.run(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        pass_fds=() if os.name == "nt" else (lock,),  # torchrun lives on if this process is killed
+    )
     if done.returncode:
         sentences = [line for line in done.stderr.splitlines() if line.startswith(_ERROR_MARK)]
         reason = sentences[0].removeprefix(_ERROR_MARK) if sentences else done.stderr.strip().splitlines()[-1]

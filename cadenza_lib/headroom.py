@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, Split
-from cadenza_lib.errors import ParameterError
+from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
-from cadenza_lib.files import atomic_path, make_directory, read_json, write_json
+from cadenza_lib.files import atomic_path, file_name, make_directory, read_json, read_table, write_json
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, amplify, limit, listener_firs, resample
 from cadenza_lib.listeners import EARS, spread_listeners
 from cadenza_lib.remix import remix
@@ -143,8 +143,12 @@ def evaluate_levels(
                     with atomic_path(_file(folder, pair)) as temporary:
                         pd.DataFrame(rows, columns=LEVEL_COLUMNS).to_csv(temporary, index=False)
                     bar.update()
-    text = dict.fromkeys(("system", "scene", "song", "listener"), str)
-    tables = [pd.read_csv(_file(folder, pair), dtype=text) for pair in pairs]
+    numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
+    tables = [read_table(_file(folder, pair), LEVEL_COLUMNS, numbers, "delete it") for pair in pairs]
+    for pair, table in zip(pairs, tables, strict=True):
+        if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
+            raise CorpusError(f"{_file(folder, pair)} lacks a number, or whether there is a clip; delete it.")
+        table["clip"] = table["clip"] == "True"
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 
 
@@ -163,7 +167,7 @@ def _ear_rows(where: tuple[str, ...], level_db: float, clip: bool, values: Seque
 
 
 def _file(folder: Path, pair: Pair) -> Path:
-    return folder / f"{pair.scene}_{pair.listener}.csv"
+    return folder / f"{file_name(f'{pair.scene}_{pair.listener}')}.csv"
 
 
 def _claim(folder: Path, settings: dict) -> None:

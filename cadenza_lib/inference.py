@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from cadenza_lib.scenes import seeded
+
 __all__ = [
     "CONFIDENCE",
     "MIN_LISTENERS",
@@ -293,4 +295,4 @@ def _cluster_p_value(x: Floats, y: Floats, listener: pd.Series) -> float:
 
 def _draws(n_listeners: int, seed: int, n_resamples: int) -> NDArray[np.int64]:
     """Return which listeners are in each resample, `(resample, listener)`."""
-    return np.random.default_rng(seed).integers(max(1, n_listeners), size=(n_resamples, n_listeners))
+    return seeded(seed).integers(max(1, n_listeners), size=(n_resamples, n_listeners))

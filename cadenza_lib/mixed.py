@@ -8,6 +8,7 @@ import pandas as pd
 import statsmodels.api as sm
 
 from cadenza_lib.inference import CONFIDENCE, missing_note, obstacle, usable
+from cadenza_lib.scenes import seeded
 
 __all__ = ["MAX_ROWS", "mixed_model"]
 
@@ -92,7 +93,7 @@ def _within_reach(rows: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, str]:
     """Return the rows of randomly chosen songs if there are too many rows, and a note that says so."""
     if len(rows) <= MAX_ROWS:
         return rows, ""
-    songs = np.random.default_rng(seed).permutation(np.unique(rows["music"]))
+    songs = seeded(seed).permutation(np.unique(rows["music"]))
     size = rows["music"].value_counts()[songs].cumsum()
     chosen = songs[: max(1, int((size <= MAX_ROWS).sum()))]
     return rows[rows["music"].isin(chosen)], f"fitted to {len(chosen)} of {len(songs)} songs"

@@ -12,6 +12,8 @@ Settings are learned on scenes of some songs and reported, officially, on scenes
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -21,11 +23,11 @@ from tqdm.auto import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.bases import Candidate, PairBases
 from cadenza_lib.comparisons import compare
-from cadenza_lib.errors import ParameterError
+from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import HAAQI_SAMPLE_RATE, PairScore, claim
-from cadenza_lib.files import as_tuples, make_directory, read_json, write_json
+from cadenza_lib.files import as_tuples, file_name, fill, make_directory, read_json, write_json
 from cadenza_lib.fitting import NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, amplify, finish, listener_band_firs, resample
-from cadenza_lib.fusion import MIXTURE_WEIGHT
+from cadenza_lib.fusion import MIXTURE_WEIGHT, simplex_weights
 from cadenza_lib.haaqi.torch import ReferenceBatch
 from cadenza_lib.haaqi.torch_filters import resample as resample_to_haaqi
 from cadenza_lib.listeners import (
@@ -36,7 +38,7 @@ from cadenza_lib.listeners import (
     severity_class,
     spread_listeners,
 )
-from cadenza_lib.scenes import Pair
+from cadenza_lib.scenes import STEMS, Pair
 from cadenza_lib.sweep import CANDIDATE_COLUMNS, PairSet, Sweep, best_of
 
 __all__ = [
@@ -212,7 +214,7 @@ def compare_settings(
     parts = []
     for name in tqdm(names, desc="personal settings", unit="listener", disable=not sweep.progress):
         search, test = (_only(on, name) for on in (searched, held_out))
-        path = folder / f"{name}.json"
+        path = folder / f"{file_name(name)}.json"
         if not path.exists():
             before, after = (
                 [PairBases(bases(on.split, pair.scene), both[name], pair.scene) for pair in on.pairs]
@@ -222,16 +224,16 @@ def compare_settings(
             fitting = optimise_fitting(before, fixed, steps, excerpt_s)
             scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
             write_json(path, {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": scores})
-        learned = read_json(path)
+        learned = _read_learned(path, sweep.n_models, len(test.pairs))
         ways = {
             "fixed": fixed,
             "no clip": replace(fixed, clip=False),
             "level": best_of(of_levels[of_levels["listener"] == name]),
             "grid": best_of(tried[tried["listener"] == name]),
-            "gradient": Candidate(**learned["fusion"]["candidate"]),
+            "gradient": learned.candidate,
         }
         rows = [sweep.scores([candidate], test).assign(setting=way) for way, candidate in ways.items()]
-        fitted = {"score": learned["fitting_scores"], "output_level_db": learned["fitting"]["output_level_db"]}
+        fitted: dict[str, Any] = {"score": learned.fitting_scores, "output_level_db": learned.fitting.output_level_db}
         rows.append(rows[0].assign(setting="fitting", **fitted))
         parts.append(pd.concat(rows).assign(severity=severity_class(better_ear_pta_db_hl(both[name]))))
     return pd.concat(parts, ignore_index=True)[
@@ -276,6 +278,30 @@ class _Learning:
     held_out_scenes: str
     steps: int
     excerpt_s: float
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """What was found for a listener, as far as it is used again."""
+
+    candidate: Candidate
+    fitting: PersonalFitting
+    fitting_scores: list[float]
+
+
+def _read_learned(path: Path, n_models: int, n_pairs: int) -> _Learned:
+    content = read_json(path)
+    try:
+        candidate = fill(Candidate, content["fusion"]["candidate"])
+        simplex_weights(candidate.model_weights, n_models, len(STEMS))
+        found = _Learned(
+            candidate, fill(PersonalFitting, content["fitting"]), [float(n) for n in content["fitting_scores"]]
+        )
+        if len(found.fitting_scores) != n_pairs:
+            raise ValueError(f"it has {len(found.fitting_scores)} scores")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorpusError(f"{path} does not hold what was found for a listener ({error}); delete it.") from error
+    return found
 
 
 class _Excerpt:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import locked, make_directory
+from cadenza_lib.files import locked, make_directory, regular_file
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -148,11 +148,16 @@ def fill_network(network: torch.nn.Module, state: Mapping[str, Tensor], path: Pa
     if not all(torch.isfinite(value).all() for value in state.values()):
         raise ModelError(f"{path} holds NaN or infinite weights; copy or train it again.")
     try:
-        network.load_state_dict({name: value.float() for name, value in state.items()})
+        network.load_state_dict({name: value.float() for name, value in state.items()}, assign=_is_outline(network))
     except RuntimeError as error:
         lines = str(error).splitlines()  # torch lists the mismatches on lines of their own
         first = lines[min(1, len(lines) - 1)].strip().rstrip(".")
         raise ModelError(f"{path} holds weights of another network ({first}); {remedy}.") from error
+
+
+def _is_outline(network: torch.nn.Module) -> bool:
+    """Tell whether a network has shapes alone, into which nothing can be copied."""
+    return any(parameter.is_meta for parameter in network.parameters())
 
 
 def _load_umxhq() -> tuple[torch.nn.Module, tuple[str, ...]]:
@@ -266,7 +271,7 @@ def _download(url: str, file: BinaryIO) -> None:
 def _read(path: Path) -> dict[str, Tensor]:
     """Read a state dict, with its checksum where the name ends in one."""
     try:
-        _check_sha256(path, _sha256_prefix(path))
+        _check_sha256(regular_file(path), _sha256_prefix(path))
         return _unpickle(path)
     except FileNotFoundError as error:
         raise ModelError(f"Checkpoint {path} does not exist; check the path.") from error

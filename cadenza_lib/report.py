@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import atomic_path, read_json, write_json
+from cadenza_lib.files import atomic_path, is_inside, read_json, write_json
 
 __all__ = ["PointResult", "write_items", "write_page"]
 
@@ -182,10 +182,10 @@ def _complaint(error: CadenzaError) -> str:
 
 def _inside(out_dir: Path, name: str, report: Path) -> Path:
     """Return the file `name` of a run; a page must not carry off files from elsewhere, through links either."""
-    path = (out_dir / name).resolve()
-    if not path.is_relative_to(out_dir.resolve()):
+    path = out_dir / name
+    if not is_inside(path, out_dir):
         raise ParameterError(f"{report} names {name!r}, which lies outside of its directory; copy the file into it.")
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
         raise ParameterError(f"{report} names {name!r}, which is not a file in its directory; write it first.")
     return path
 

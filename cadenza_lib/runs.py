@@ -13,12 +13,14 @@ to the caller's directory and is passed on as an absolute one.
 """
 
 import ast
+import errno
 import hashlib
 import importlib
 import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -40,16 +42,16 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import locked, make_directory, read_json, write_json
+from cadenza_lib.files import absolute_path, locked, make_directory, read_json, read_text, write_errors, write_json
 
 __all__ = [
     "Parameter",
     "Run",
     "RunError",
-    "YamlLoader",
     "check_parameters",
     "execute",
     "git_state",
+    "load_yaml",
     "notebook_parameters",
     "package_version",
     "parse_parameters",
@@ -58,6 +60,8 @@ __all__ = [
 ]
 
 _LOGGER = logging.getLogger(__name__)
+_DISK_ERRORS = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
+_MOST_VALUES = 100_000  # of a YAML file
 _PACKAGES = ("cadenza-companion", "demucs", "numpy", "pandas", "papermill", "pyclarity", "scipy", "torch")
 
 
@@ -72,6 +76,31 @@ class YamlLoader(yaml.SafeLoader):
 YamlLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )
+
+
+def load_yaml(text: str) -> Any:
+    """Load plain data from YAML.
+
+    Raises
+    ------
+    yaml.YAMLError, ValueError, RecursionError
+        If the text is none, or its aliases stand for more than anyone writes.
+    """
+    content = yaml.load(text, YamlLoader)
+    if _n_values(content, {}) > _MOST_VALUES:
+        raise ValueError(f"its aliases stand for more than {_MOST_VALUES} values, or for themselves")
+    return content
+
+
+def _n_values(value: Any, known: dict[int, float]) -> float:
+    """Count the values in a value with every alias written out; infinitely many if it holds itself."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until they are counted
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_n_values(item, known) for item in inner)
+    return known[id(value)]
 
 
 @dataclass(frozen=True)
@@ -99,21 +128,22 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
     """
     notebook = Path(notebook)
     try:
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells = json.loads(read_text(notebook))["cells"]
         tagged = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        sources = ["".join(cell["source"]) for cell in tagged]
     except FileNotFoundError as error:
         raise ParameterError(f"Notebook {notebook} does not exist; check the path.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ParameterError(f"{notebook} is not a readable notebook of format 4 ({error!r}); repair it.") from error
     if len(tagged) != 1:
         raise ParameterError(f"{notebook} has {len(tagged)} cells tagged parameters; it needs exactly one.")
-    source = "".join(tagged[0]["source"])
+    source = sources[0]
     try:
         lines = ast.parse(source).body
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
-    except SyntaxError as error:
-        raise ParameterError(f"{notebook} has a parameters cell that is not Python: {error.msg}.") from error
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
+        raise ParameterError(f"{notebook} has a parameters cell that is not Python ({error}); repair it.") from error
     parameters = {}
     for line in lines:
         text = ast.unparse(line)
@@ -123,7 +153,7 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
             )
         try:
             default = _convert(ast.literal_eval(line.value), line.annotation)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ParameterError(
                 f"{notebook} has {text!r} in its parameters cell; the default must be a literal of that type, and the "
                 "type made of int, float, str, bool, list, dict[str, ...] and None."
@@ -146,8 +176,8 @@ def parse_parameters(notebook: Path | str, texts: Mapping[str, str]) -> dict[str
     for name, text in texts.items():
         annotation = known[name].annotation if name in known else "str"
         try:
-            loaded = yaml.load(text, YamlLoader)
-        except yaml.YAMLError:
+            loaded = load_yaml(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
             loaded = text
         values[name] = text
         for candidate in (text, loaded) if annotation == "str" else (loaded, text):
@@ -192,7 +222,8 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
         case ast.Constant(value=None) if value is None:
             return None
         case ast.Name(id="float") if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+            if abs(value) <= sys.float_info.max:  # nothing that a notebook asks for is NaN or infinite
+                return float(value)
         case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here
             return value
         case ast.Name(id="list") if isinstance(value, list):
@@ -225,7 +256,7 @@ def _absolute(value: Any) -> Any:
     if not isinstance(value, str) or "://" in value or "\n" in value:
         return value
     if "/" in value or os.sep in value or Path(value).is_file():
-        return str(Path(value).expanduser().resolve())
+        return str(absolute_path(value))
     return value
 
 
@@ -253,17 +284,18 @@ class Run:
             manifest = read_json(self.manifest)
             parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
             earlier = {name: manifest[name] for name in self.identity} | {"parameters": parameters}
+            is_timed = isinstance(manifest["duration_s"], int | float)  # which the page of a study shows
         except (CadenzaError, KeyError, TypeError, AttributeError):
             return False
-        return json.dumps(earlier, sort_keys=True) == json.dumps(self.identity, sort_keys=True)
+        return is_timed and json.dumps(earlier, sort_keys=True) == json.dumps(self.identity, sort_keys=True)
 
 
 def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path | str) -> Run:
     """Check a run, writing nothing; see `execute` for the arguments and errors."""
-    notebook = Path(notebook).expanduser().resolve()
+    notebook = absolute_path(notebook)
     known = notebook_parameters(notebook)
     given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
-    out_dir = Path(out_dir).expanduser().resolve()
+    out_dir = absolute_path(out_dir)
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
     filled = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
@@ -338,7 +370,7 @@ def execute(
     """
     run = prepare(notebook, parameters or {}, out_dir)
     make_directory(run.out_dir)
-    with locked(run.out_dir / ".lock") as lock:
+    with locked(run.out_dir / ".lock", with_children=True) as lock:
         if force or not run.is_finished():
             _execute(run, lock, progress)
         else:
@@ -347,8 +379,10 @@ def execute(
 
 
 def _execute(run: Run, lock: int, progress: bool) -> None:
-    for stale in (run.manifest, run.out_dir / "error.txt"):
-        stale.unlink(missing_ok=True)
+    with write_errors(run.out_dir):
+        # The page too: whether it is older than the notebook cannot be told by a clock that jumps.
+        for stale in (run.manifest, run.out_dir / "error.txt", run.out_dir / f"{run.notebook.stem}.html"):
+            stale.unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
         _run_kernel(run, lock, progress)
@@ -457,11 +491,25 @@ def _sentence(run: Run, error: Exception) -> str:
             return str(error.evalue)
         cell = error.exec_count if error.exec_count is not None else error.cell_index
         last = f"{error.ename}: {error.evalue}".strip(": \n").splitlines()[-1]
+        if sentence := _disk_sentence(run, last):
+            return sentence
         return f"{run.notebook.name} failed in cell [{cell}] with {last.rstrip('.')}; {where}."
     if type(error).__name__ == "DeadKernelError":
         return f"{run.notebook.name} stopped because its kernel died, perhaps for lack of memory; {where}."
-    reason = str(error).strip().splitlines() or [""]
-    return f"{run.notebook.name} could not be run ({type(error).__name__}: {reason[-1]}); {where}."
+    reason = (str(error).strip().splitlines() or [""])[-1]
+    return _disk_sentence(run, reason) or (
+        f"{run.notebook.name} could not be run ({type(error).__name__}: {reason}); {where}."
+    )
+
+
+def _disk_sentence(run: Run, reason: str) -> str:
+    """Return what to do if a disk is the reason, whichever library tells; empty: it is not."""
+    if not any(text in reason for text in _DISK_ERRORS):
+        return ""
+    return (
+        f"{run.notebook.name} could not write to {run.out_dir} ({reason.rstrip('.')}); make room or choose another "
+        f"directory, and run it again."
+    )
 
 
 def write_error(out_dir: Path, sentence: str, error: BaseException) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "legacy_seed",
     "sample_scene_listeners",
     "sample_scenes",
+    "seeded",
 ]
 
 STEMS = ("vocals", "drums", "bass", "other")
@@ -107,6 +108,19 @@ def legacy_seed(text: str) -> int:
     return int(hashlib.md5(text.encode("utf-8")).hexdigest(), 16) % 10**8
 
 
+def seeded(*seeds: int) -> np.random.Generator:
+    """Return numpy's generator of one seed, or of several that decide together.
+
+    Raises
+    ------
+    ParameterError
+        If a seed is negative.
+    """
+    if min(seeds) < 0:
+        raise ParameterError(f"A seed of {min(seeds)} is negative; give 0 or more.")
+    return np.random.default_rng(seeds[0] if len(seeds) == 1 else seeds)
+
+
 def sample_scenes(
     songs: Iterable[str], gains: Iterable[str], positions: Iterable[str], scenes_per_song: int = 4
 ) -> dict[str, Scene]:
@@ -174,7 +188,7 @@ def choose_pairs(scene_listeners: Mapping[str, Sequence[str]], n_pairs: int = 0,
         raise ParameterError(f"n_pairs {n_pairs} must lie between 0 (all) and {len(pairs)}, the number of pairs.")
     if n_pairs == 0:
         return pairs
-    chosen = np.random.default_rng(seed).permutation(len(pairs))[:n_pairs]
+    chosen = seeded(seed).permutation(len(pairs))[:n_pairs]
     return [pairs[index] for index in sorted(chosen)]
 
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, quantise_16bit
-from cadenza_lib.corpus import Corpus, Split
-from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.corpus import SIGNALS, Corpus, Split
+from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import read_json, write_json
 from cadenza_lib.fitting import listener_firs
 from cadenza_lib.listeners import Listener
 from cadenza_lib.loudness import BLOCK_S, loudness_matching_gain
-from cadenza_lib.scenes import STEMS, Scene, sample_scene_listeners, sample_scenes
+from cadenza_lib.scenes import STEMS, Scene, sample_scene_listeners, sample_scenes, seeded
 
 __all__ = ["AUGMENTATIONS", "Batch", "Prefetcher", "Segments", "TrainingScene", "training_scenes"]
 
@@ -82,7 +82,7 @@ def training_scenes(corpus: Corpus, split: Split, n_scenes: int = 0, scene_seed:
             f"n_scenes {n_scenes} must lie between 0 (the {len(own)} scenes of split {split.name!r}) "
             f"and {limit}{reason}."
         )
-    order = np.random.default_rng([scene_seed, 0]).permutation(len(own))
+    order = seeded(scene_seed, 0).permutation(len(own))
     chosen = [
         TrainingScene(name, scene, tuple(split.scene_listeners.get(name) or split.listeners))
         for name, scene in (own[index] for index in order[: n_scenes or len(own)])
@@ -98,7 +98,7 @@ def training_scenes(corpus: Corpus, split: Split, n_scenes: int = 0, scene_seed:
     drawn = list(sample_scenes(songs, corpus.gains, corpus.head_positions, rounds).values())  # song by song
     extra: list[Scene] = []
     for number in range(first_round, rounds):  # round by round, or a larger subset would not contain a smaller one
-        shuffled = np.random.default_rng([scene_seed, number]).permutation(len(songs))
+        shuffled = seeded(scene_seed, number).permutation(len(songs))
         extra += [drawn[song * rounds + number] for song in shuffled]
     names = [f"extra_{number:04d}" for number in range(1, missing + 1)]
     heard_by = sample_scene_listeners(names, split.listeners, min(_LISTENERS_PER_SCENE, len(split.listeners)))
@@ -181,7 +181,7 @@ class Segments:
         self._seed, self._augmentations = seed, frozenset(augmentations)
         self._device = device or torch.device("cpu")
         self._gain_file = gain_file
-        self._gains: dict[str, list[float]] = read_json(gain_file) if gain_file and gain_file.exists() else {}
+        self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
         self._firs: dict[str, Tensor] = {}
 
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
@@ -208,7 +208,7 @@ class Segments:
         return quantise_16bit(heard * gains[:, None, None])
 
     def _item(self, step: int, index: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Listener]:
-        generator = np.random.default_rng([self._seed, step, index])
+        generator = seeded(self._seed, step, index)
         entry, signals = self._draw(generator)
         name = entry.listeners[generator.integers(len(entry.listeners))]
         listener = self._split.listeners[name]
@@ -257,6 +257,20 @@ class Segments:
             if self._gain_file:
                 write_json(self._gain_file, dict(self._gains))
         return self._gains[key]
+
+
+def _read_gains(path: Path) -> dict[str, list[float]]:
+    """Read what `Segments` has written for another call."""
+    content = read_json(path)
+    entries = list(content.values()) if isinstance(content, dict) else [None]
+    for gains in entries:
+        if not (
+            isinstance(gains, list)
+            and len(gains) == len(SIGNALS)
+            and all(type(gain) is float and gain >= 0 for gain in gains)
+        ):
+            raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; delete it.")
+    return content
 
 
 class Prefetcher:

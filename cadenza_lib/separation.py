@@ -17,10 +17,10 @@ import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE, quantise_16bit
+from cadenza_lib.acoustics import SAMPLE_RATE, check_signal, quantise_16bit
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
@@ -62,6 +62,8 @@ _MASK_FLOOR = 1e-8  # power of a bin; equal shares where no stem has anything, a
 
 _OFFICIAL_CHUNK_S = 11.0  # segment 10 s times (1 + overlap 0.1) in pyclarity's `separate_sources`
 _OFFICIAL_FADE_S = 0.1
+
+_TRIAL_LENGTH = 1 << 14  # samples that a loaded network is tried out with, more than any usual window
 
 
 class MaskedHDemucs(HDemucs):
@@ -222,7 +224,9 @@ def network_separator(
                 estimate = _official_chunks(forward, normalised)
             else:
                 estimate = chunked(forward, normalised, int(SEGMENT_S * SAMPLE_RATE))
-        return estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+        stems = estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+        check_signal(stems, f"What the network makes of {song.name}")
+        return stems
 
     return separate
 
@@ -318,7 +322,7 @@ def save_checkpoint(
         for name, value in network.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(state, temporary)
+        temporary.write_bytes(save(state))  # not `save_file`, whose own temporary file a kill would leave
     write_json(path.with_suffix(".json"), card)
 
 
@@ -351,25 +355,41 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise ModelError(
             f"{card_path} does not describe a network ({error}); it needs an architecture and its arguments."
         ) from error
-    if architecture not in ARCHITECTURES:
+    if architecture not in list(ARCHITECTURES):  # a list, in which even what is no text can be looked for
         raise ModelError(
             f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
         )
-    if sorted(sources) != sorted(STEMS):
+    if sorted(map(str, sources)) != sorted(STEMS):
         raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
-    try:
-        network = ARCHITECTURES[architecture](**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{card_path} holds arguments that {architecture!r} does not take ({error}); "
-            f"use the card that was written with the checkpoint."
-        ) from error
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
-    fill_network(network, state, path, f"use the {card_path.name} that was written with it")
-    return network.eval(), sources
+    remedy = f"use the {card_path.name} that was written with it"
+    try:
+        with torch.device("meta"):  # the shapes first: with wrong numbers, the network itself may not fit into memory
+            outline = ARCHITECTURES[architecture](**arguments)
+        fill_network(outline, state, path, remedy)
+        network = ARCHITECTURES[architecture](**arguments)
+        fill_network(network, state, path, remedy)
+        _try_out(network.eval())
+    except ModelError:
+        raise
+    except Exception as error:  # networks answer to wrong arguments in many ways
+        raise ModelError(
+            f"{card_path} holds arguments that {architecture!r} does not take ({str(error).rstrip('.')}); "
+            f"use the card that was written with the checkpoint."
+        ) from error
+    return network, sources
+
+
+@torch.inference_mode()
+def _try_out(network: torch.nn.Module) -> None:
+    """Raise an error if a network cannot separate: some arguments that it takes make it fail, or give no numbers."""
+    mixture = 1e-2 * torch.sin(torch.arange(_TRIAL_LENGTH)).expand(1, 2, -1)
+    stems = network(mixture)
+    if stems.shape != (1, len(STEMS), *mixture.shape[1:]) or not torch.isfinite(stems).all():
+        raise ValueError(f"it gives stems of shape {tuple(stems.shape)}, or not finite ones")
 
 
 def _official_chunks(forward: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:

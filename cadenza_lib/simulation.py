@@ -23,7 +23,7 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
 from cadenza_lib.corpus import SIGNALS, Corpus, Split, length_on_disk
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import find_path, make_directory, write_json
+from cadenza_lib.files import file_name, find_path, locked, make_directory, write_errors, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
 
 __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
@@ -52,11 +52,11 @@ def at_ear_metadata(split: Split) -> dict[str, dict[str, Any]]:
     songs = {}
     for scene in split.scenes.values():
         dry = split.songs[scene.music]
-        folder = dry.get("Split", split.name)
+        folder = file_name(str(dry.get("Split", split.name)))
         songs[scene.at_ear_song] = {
             "Track Name": scene.at_ear_song,
             "Split": folder,
-            "Path": f"{folder}/{scene.at_ear_song}",
+            "Path": f"{folder}/{file_name(scene.at_ear_song)}",
             "Original Track Name": dry["Track Name"],
             "Head Position": scene.head_loudspeaker_positions,
         }
@@ -77,8 +77,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     unknown = [scene.music for scene in split.scenes.values() if scene.music not in split.songs]
     if unknown:
         raise CorpusError(
-            f"Split {split_name!r} lacks {len(set(unknown))} dry songs to simulate from, such as {unknown[0]!r}; "
-            f"where its songs come at the ears, unpack those."
+            f"{corpus.root}: split {split_name!r} lacks {len(set(unknown))} dry songs to simulate from, such as "
+            f"{unknown[0]!r}; where its songs come at the ears, unpack those."
         )
     songs = at_ear_metadata(split)
     lengths = {
@@ -97,6 +97,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
 
 def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress: bool = True) -> SimulationPlan:
     """Write the songs of a split at the ears, those that are missing, and then their metadata.
+
+    If another process is simulating songs of the corpus, this waits until it is done.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
     Raises
     ------
     ParameterError
-        If the number of jobs is not positive.
+        If the number of jobs is not positive, or the corpus cannot be written.
     CorpusError
         If the disk has too little space, or the metadata cannot be used.
     AudioError
@@ -127,7 +129,15 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
     jobs = torch.get_num_threads() if jobs is None else jobs
     if jobs < 1:
         raise ParameterError(f"jobs {jobs} must be at least 1.")
-    plan = plan_simulation(corpus, split_name)
+    with locked(corpus.root / ".simulation.lock"):
+        plan = plan_simulation(corpus, split_name)
+        _simulate_missing(corpus, split_name, plan, jobs, progress)
+        write_json(corpus.metadata_file(f"at_mic_music.{split_name}.json"), plan.songs, official=True)
+    return plan
+
+
+def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, jobs: int, progress: bool) -> None:
+    """Write the songs that are missing, if there is room for all of them."""
     if plan.needed_bytes > plan.free_bytes:
         raise CorpusError(
             f"{corpus.root} has {plan.free_bytes / 1e9:.1f} GB free, but the {len(plan.missing)} songs at the ears of "
@@ -162,8 +172,6 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
             wait(running)
             for name in plan.missing:
                 shutil.rmtree(_unfinished(corpus.at_ear_folder(plan.songs[name])), ignore_errors=True)
-    write_json(corpus.metadata_file(f"at_mic_music.{split_name}.json"), plan.songs, official=True)
-    return plan
 
 
 @contextmanager
@@ -218,5 +226,7 @@ def _unfinished(folder: Path) -> Path:
 
 def _finish(folder: Path) -> None:
     """Give a complete song its name, in place of an incomplete one."""
-    shutil.rmtree(folder, ignore_errors=True)
-    _unfinished(folder).replace(folder)
+    with write_errors(folder):
+        if folder.exists():
+            shutil.rmtree(folder)
+        _unfinished(folder).replace(folder)

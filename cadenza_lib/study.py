@@ -6,6 +6,7 @@
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from typing import Any
 import yaml
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.runs import Parameter, YamlLoader, check_parameters, notebook_parameters, parse_parameters
+from cadenza_lib.files import absolute_path, file_name, read_text
+from cadenza_lib.runs import Parameter, check_parameters, load_yaml, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
 
@@ -23,7 +25,7 @@ PLACED = re.compile(r"^\{([\w./+-]+)\}")
 """How the parameters of a point name the output directory of an earlier one."""
 
 _PLACEHOLDER = re.compile(r"\{([\w.-]+)\}(/.*)?")  # as written in a study: {step} or {step}/file
-_MAX_NAME = 80  # of the directory of a point, in characters
+_MAX_NAME = 80  # of the directory of a point, in bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
     ParameterError
         If the study breaks a rule, or has a parameter that is unknown or of the wrong type.
     """
-    path = Path(path).expanduser().resolve()
+    path = absolute_path(path)
     content = _read_yaml(path)
     _check_keys(path, "the study", content, {"title", "parameters", "steps"}, {"steps"})
     shared = _mapping(path, "parameters of the study", content.get("parameters", {}))
@@ -97,7 +99,10 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
         if name in steps:
             raise ParameterError(f"{path} has two steps named {name}; rename one.")
         notebook = _find_notebook(path, name, raw["notebook"])
-        known = notebook_parameters(notebook)
+        try:
+            known = notebook_parameters(notebook)
+        except ParameterError as error:
+            raise ParameterError(f"{path} cannot run step {name}: {error}") from error
         forced = parse_parameters(notebook, {key: text for key, text in overrides.items() if key in known})
         base = {key: value for key, value in shared.items() if key in known}
         base |= _mapping(path, f"parameters of step {name}", raw.get("parameters", {})) | forced
@@ -120,8 +125,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        with path.open(encoding="utf-8") as file:
-            content = yaml.load(file, YamlLoader)
+        content = load_yaml(read_text(path))
     except FileNotFoundError as error:
         raise ParameterError(f"Study {path} does not exist; check the path.") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -132,6 +136,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ParameterError(
             f"{path} is not valid YAML{line} ({getattr(error, 'problem', error)}); repair it."
         ) from error
+    except (ValueError, RecursionError) as error:  # a date or number without a value, thousands of brackets, aliases
+        raise ParameterError(f"{path} cannot be read as YAML ({error}); repair it.") from error
     return _mapping(path, "the study", content)
 
 
@@ -151,7 +157,7 @@ def _check_keys(path: Path, what: str, value: Mapping[str, Any], allowed: set[st
 def _find_notebook(path: Path, step: str, name: Any) -> Path:
     candidates = [folder / str(name) for folder in (path.parent.parent, path.parent)]
     for candidate in candidates:
-        if candidate.is_file():
+        if os.path.isfile(candidate):  # unlike Path.is_file, no error if a name is too long
             return candidate
     raise ParameterError(
         f"{path} names the notebook {name} in step {step}, which is neither {' nor '.join(map(str, candidates))}."
@@ -219,7 +225,10 @@ def _point(
                 )
             value = directories if is_list else directories[0]
         parameters[name] = value
-    parameters = check_parameters(notebook, known, parameters)
+    try:
+        parameters = check_parameters(notebook, known, parameters)
+    except ParameterError as error:
+        raise ParameterError(f"{path} cannot run step {step}: {error}") from error
     texts = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value])]
     needs = [match[1] for text in texts if isinstance(text, str) and (match := PLACED.match(text))]
     shown = {name: parameters[name] for name in values}
@@ -230,14 +239,15 @@ def _point(
 
 
 def _check_name(path: Path, what: str, name: Any) -> str:
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-        raise ParameterError(f"{path} has a {what} named {name!r}; use letters, digits, '_', '-' and '.'.")
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or file_name(name) != name:
+        raise ParameterError(f"{path} has a {what} named {name!r}; use at most 200 letters, digits, '_', '-' and '.'.")
     return name
 
 
 def _slug(values: Mapping[str, Any]) -> str:
     texts = [json.dumps(value) if isinstance(value, dict | list) else str(value) for value in values.values()]
     slug = "-".join(re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "empty" for text in texts)
-    if len(slug) > _MAX_NAME:
-        slug = f"{slug[: _MAX_NAME - 9]}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+    if len(slug.encode()) > _MAX_NAME:
+        kept = slug.encode()[: _MAX_NAME - 9].decode(errors="ignore")
+        slug = f"{kept}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
     return slug

@@ -18,8 +18,8 @@ from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.evaluation import read_scores, read_settings
-from cadenza_lib.files import atomic_path, make_directory
+from cadenza_lib.evaluation import read_scores, read_settings, signal_name
+from cadenza_lib.files import atomic_path, make_directory, regular_file
 from cadenza_lib.fitting import FIR_ORDER, OUTPUT_SAMPLE_RATE
 from cadenza_lib.scenes import Pair, choose_pairs
 
@@ -62,7 +62,9 @@ def submit(evaluation_dir: Path | str, out_dir: Path | str, workers: int = 4, pr
     split = corpus.split(settings.split)
     files = _expected_files(evaluation_dir, split)
     out_dir = make_directory(out_dir)
-    if others := sorted(path.name for path in out_dir.iterdir() if path.name not in {file.name for file in files}):
+    known = {file.name for file in files}
+    there = {path.name for path in out_dir.iterdir() if not path.name.startswith(".")}  # hidden ones are unfinished
+    if others := sorted(there - known):
         raise ParameterError(
             f"{out_dir} holds {others[0]}, which is no part of the submission; choose an empty directory."
         )
@@ -95,7 +97,7 @@ def _expected_files(evaluation_dir: Path, split: Split) -> dict[Path, Pair]:
             f"{split.name!r}; finish the evaluation with n_pairs=0."
         )
     folder = evaluation_dir / "enhanced_signals"
-    files = {folder / f"{pair.scene}_{pair.listener}_remix.flac": pair for pair in pairs}
+    files = {folder / f"{signal_name(pair)}.flac": pair for pair in pairs}
     there = {path for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
     if lost := [file for file in files if file not in there]:
         raise CorpusError(
@@ -115,8 +117,9 @@ def _expected_length(corpus: Corpus, split: Split, pair: Pair) -> int:
 def _check_file(path: Path, expected_length: int) -> tuple[str, float]:
     """Return what is wrong with a file, empty if nothing is, and the share of its samples at full scale."""
     try:
-        info = soundfile.info(path)
-        samples, _ = soundfile.read(path, dtype="int16", always_2d=True)
+        info = soundfile.info(regular_file(path))
+        # A header may promise more than memory holds.
+        samples, _ = soundfile.read(path, frames=min(info.frames, 2 * expected_length), dtype="int16", always_2d=True)
     except (soundfile.LibsndfileError, OSError) as error:
         return f"{path} cannot be read as audio ({error})", 0.0
     problem = ""

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import pandas as pd
 import soundfile
 import torch
 from torch import Tensor
@@ -21,7 +20,16 @@ from cadenza_lib.acoustics import SAMPLE_RATE, read_audio
 from cadenza_lib.corpus import SIGNALS, Corpus, load_songs
 from cadenza_lib.datasets import song_folders
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import find_path, make_directory, read_json, write_json
+from cadenza_lib.files import (
+    absolute_path,
+    file_name,
+    find_path,
+    is_inside,
+    make_directory,
+    read_json,
+    read_table,
+    write_json,
+)
 from cadenza_lib.scenes import STEMS, sample_scene_listeners, sample_scenes
 
 __all__ = ["MOISESDB_STEMS", "draw_scenes", "find_songs", "import_songs"]
@@ -42,7 +50,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
     CorpusError
         If nothing is found, a name occurs twice, or a file is missing.
     """
-    source = Path(source).expanduser().resolve()
+    source = absolute_path(source)
     if source.suffix.lower() == ".csv":
         songs = _from_table(source)
     elif not source.is_dir():
@@ -62,7 +70,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
         raise CorpusError(f"{source} has more than one song {twice!r}; rename one.")
     for name, files in songs:
         for path in (path for paths in files.values() for path in paths):
-            if not path.is_file():
+            if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
                 raise CorpusError(f"{path} of the song {name!r} does not exist; complete or remove the song.")
     return dict(songs)
 
@@ -166,14 +174,7 @@ def _own_or_like(corpus: Corpus, kind: str, split: str, like: str | None) -> Pat
 
 def _from_table(path: Path) -> list[tuple[str, Sources]]:
     """Read a CSV table; an empty cell is a silent stem, and paths are relative to the table."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{path} cannot be read as a table ({error}).") from error
-    if missing := [column for column in ("song", *STEMS) if column not in table]:
-        raise CorpusError(
-            f"{path} has no column {missing[0]!r}; it needs song, {', '.join(STEMS)} and may have mixture."
-        )
+    table = read_table(path, ("song", *STEMS))
     return [
         (
             _file_name(row["song"]),
@@ -190,26 +191,26 @@ def _from_moisesdb(card: Path) -> tuple[str, Sources]:
     try:
         name = f"{content['artist']} - {content['song']} {card.parent.name[:8]}"  # titles alone are not unique
         for stem in content["stems"]:
-            ours = MOISESDB_STEMS.get(stem["stemName"], "other")
-            files[ours] += [
-                card.parent / stem["stemName"] / f"{track['id']}.{track['extension']}" for track in stem["tracks"]
-            ]
-    except (KeyError, TypeError) as error:
+            ours, folder = MOISESDB_STEMS.get(stem["stemName"], "other"), card.parent / stem["stemName"]
+            files[ours] += [folder / f"{track['id']}.{track['extension']}" for track in stem["tracks"]]
+        if outside := [path for paths in files.values() for path in paths if not is_inside(path, card.parent)]:
+            raise ValueError(f"{outside[0]} is not beside it")
+    except (KeyError, TypeError, ValueError) as error:
         raise CorpusError(f"{card} is not the card of a song of MoisesDB ({error!r}); remove it.") from error
     return _file_name(name), files
 
 
 def _file_name(text: str) -> str:
     """Return a title as the name of a directory."""
-    return text.replace("/", "_").replace("\\", "_").replace("\0", "").strip().lstrip(".") or "untitled"
+    return file_name(text.replace("/", "_").replace("\\", "_").replace("\0", "").strip().lstrip(".") or "untitled")
 
 
 def _place(folder: Path, files: Sources) -> None:
     """Link or write the five files of a song; the directory is complete or absent."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir()
     try:
+        unfinished.mkdir()
         if all(len(files.get(name, ())) == 1 and files[name][0].suffix.lower() == ".wav" for name in SIGNALS):
             for name in SIGNALS:
                 os.symlink(files[name][0], unfinished / f"{name}.wav")

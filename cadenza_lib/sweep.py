@@ -6,8 +6,9 @@
               estimates/    the models' stems, unless another directory is given
 
 A candidate that has been scored on a pair is never scored again, so that a sweep that was stopped goes on, and grids
-and searches share what they have in common. The best of a search is best on the pairs it was searched on by
-construction, partly by luck: `search_and_test` gives pairs of other songs to report it on.
+and searches share what they have in common. One process at a time scores, and one searches; another waits. The best of
+a search is best on the pairs it was searched on by construction, partly by luck: `search_and_test` gives pairs of other
+songs to report it on.
 """
 
 import csv
@@ -16,7 +17,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +33,9 @@ from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.estimates import cached_separator, model_identity
 from cadenza_lib.evaluation import COLUMNS, claim
-from cadenza_lib.files import append_row, as_tuples, make_directory, repair_table
+from cadenza_lib.files import append_row, as_tuples, locked, make_directory, parse_number, repair_table
 from cadenza_lib.fusion import ModelWeights
-from cadenza_lib.scenes import Pair, choose_pairs
+from cadenza_lib.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.separation import Separator
 
 if TYPE_CHECKING:
@@ -101,7 +103,7 @@ def search_and_test(
     chosen, held_out = corpus.split(split), corpus.split(test_split)
     songs, test_songs = ({scene.music for scene in one.scenes.values()} for one in (chosen, held_out))
     if split == test_split:
-        shuffled = np.random.default_rng(seed).permutation(sorted(songs)).tolist()
+        shuffled = seeded(seed).permutation(sorted(songs)).tolist()
         if len(shuffled) < 2:
             raise ParameterError(f"Split {split!r} has a single song; give a test_split, so that nothing is held out.")
         songs, test_songs = set(shuffled[: -(len(shuffled) // 2)]), set(shuffled[-(len(shuffled) // 2) :])
@@ -220,8 +222,8 @@ class Sweep:
         self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")
         self._device, self._executor, self.progress = device, executor, progress
         self._table = self.out_dir / "scores.csv"
-        repair_table(self._table, _COLUMNS)
-        self._rows = _read_rows(self._table)
+        with self._locked_table():
+            pass  # to complain of a table of something else at once
 
     @property
     def n_models(self) -> int:
@@ -240,23 +242,23 @@ class Sweep:
         Raises
         ------
         ParameterError
-            If a weight or level lies outside its bounds.
+            If a weight or level lies outside its bounds, the table cannot be written, or a process of the executor
+            died.
         CorpusError, AudioError, ModelError
             If data or a model cannot be used.
         """
         split = self.split(on.split)
         wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
-        missing: dict[str, list[tuple[str, Candidate]]] = {}  # by scene: its bases are built once
-        for pair, candidate in itertools.product(on.pairs, dict.fromkeys(candidates)):
-            if _key(on.split, pair, candidate) not in self._rows:
-                missing.setdefault(pair.scene, []).append((pair.listener, candidate))
-        total = sum(map(len, missing.values()))
-        with tqdm(total=total, desc=f"{on.name} pairs", unit="score", disable=not self.progress or not total) as bar:
-            for scene, listener, candidate, values in self._score(on.split, missing):
-                key = _key(on.split, Pair(scene, listener), candidate)
-                self._rows[key] = (split.scenes[scene].at_ear_song, *values)
-                append_row(self._table, _row(key, self._rows[key]))
-                bar.update()
+        if self._missing(candidates, on):
+            with self._locked_table():  # where another process may have scored some
+                missing = self._missing(candidates, on)
+                total = sum(map(len, missing.values()))
+                with tqdm(total=total, desc=f"{on.name} pairs", unit="score", disable=not self.progress) as bar:
+                    for scene, listener, candidate, values in self._score(on.split, missing):
+                        key = _key(on.split, Pair(scene, listener), candidate)
+                        self._rows[key] = (split.scenes[scene].at_ear_song, *values)
+                        append_row(self._table, _row(key, self._rows[key]))
+                        bar.update()
         rows = [
             (on.name, *_row(key, self._rows[key]))
             for key in (_key(on.split, pair, candidate) for candidate, pair in wanted)
@@ -271,6 +273,22 @@ class Sweep:
         """Return a split of the corpus."""
         return open_corpus(self._settings.corpus).split(name)
 
+    @contextmanager
+    def _locked_table(self) -> Iterator[None]:
+        """Keep other processes from scoring, and know what they have scored."""
+        with locked(self.out_dir / ".scores.lock"):
+            repair_table(self._table, _COLUMNS)
+            self._rows = _read_rows(self._table)
+            yield
+
+    def _missing(self, candidates: Sequence[Candidate], on: PairSet) -> dict[str, list[tuple[str, Candidate]]]:
+        """Return listeners and candidates that are not scored yet, by scene, whose bases are built once."""
+        missing: dict[str, list[tuple[str, Candidate]]] = {}
+        for pair, candidate in itertools.product(on.pairs, dict.fromkeys(candidates)):
+            if _key(on.split, pair, candidate) not in self._rows:
+                missing.setdefault(pair.scene, []).append((pair.listener, candidate))
+        return missing
+
     def _score(
         self, split: str, missing: Mapping[str, list[tuple[str, Candidate]]]
     ) -> Iterator[tuple[str, str, Candidate, tuple[float, ...]]]:
@@ -283,7 +301,14 @@ class Sweep:
                 yield from _score_scene(*task)
         else:
             for future in as_completed([self._executor.submit(_score_scene_whole, *task) for task in tasks]):
-                yield from future.result()
+                try:
+                    rows = future.result()
+                except BrokenExecutor as error:
+                    raise ParameterError(
+                        f"A process that scored for {self.out_dir} died, perhaps for lack of memory; sweep again with "
+                        f"fewer jobs, which goes on."
+                    ) from error
+                yield from rows
 
 
 def _score_scene_whole(*task: Any) -> list[tuple[str, str, Candidate, tuple[float, ...]]]:
@@ -341,7 +366,10 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                 if clip not in ("True", "False") or len(row) != len(_COLUMNS):
                     raise ValueError(f"it has the row {row}")
                 key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
-                rows[key] = (song, *map(float, values))
+                numbers = [parse_number(value, name) for value, name in zip(values, COLUMNS[3:], strict=True)]
+                if np.isnan(numbers).any():
+                    raise ValueError(f"it lacks a number in the row {row}")
+                rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
     return rows
@@ -367,10 +395,11 @@ class Space:
     def __post_init__(self) -> None:
         """Refuse bounds that cannot be used."""
         low, high = self.output_level_db
-        if not (0 <= self.max_mixture_weight <= 1 and low <= high):
+        if not (self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -60 <= low <= high <= 60):
             raise ParameterError(
-                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, not "
-                f"{self.max_mixture_weight} and {low} to {high} dB."
+                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, both "
+                f"from -60 to 60 dB, and a model; it has {self.max_mixture_weight}, {low} to {high} dB and "
+                f"{self.n_models}."
             )
 
     def names(self) -> dict[str, tuple[float, float]]:
@@ -437,12 +466,13 @@ def search(
         Of the optimiser.
     start
         Candidate to try first, such as the best of a grid.
-    """
-    import optuna  # slow to import
 
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
+    Raises
+    ------
+    ParameterError
+        If `search.db` holds another search, or cannot be read or written.
+    """
+    with locked(sweep.out_dir / ".search.lock"), _quiet_optuna(), _database_errors(sweep.out_dir / "search.db"):
         study = _study(sweep, on, space, seed, start)
         while batch := _next_batch(study, space, n_trials, seed):
             candidates = [space.candidate(trial.params) for trial in batch]
@@ -451,8 +481,34 @@ def search(
                 if not trial.state.is_finished():
                     study.tell(trial.number, float(value))
         return [space.candidate(trial.params) for trial in study.get_trials(deepcopy=False)[:n_trials]]
+
+
+@contextmanager
+def _quiet_optuna() -> Iterator[None]:
+    import optuna  # slow to import
+
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        yield
     finally:
         optuna.logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _database_errors(path: Path) -> Iterator[None]:
+    """Turn what a full disk or a damaged file does to the optimiser into one sentence."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        reason = getattr(cause, "orig", None) or cause
+        raise ParameterError(
+            f"{path} cannot be used ({reason}); make room, or delete it and search again, which keeps all scores."
+        ) from error
 
 
 def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: Candidate | None) -> "optuna.Study":

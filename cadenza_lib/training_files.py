@@ -7,20 +7,17 @@
 `finetune` writes weights, the training state and validation scores beside them.
 """
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from safetensors import SafetensorError
 from torch import nn
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import atomic_path, read_json, write_json
+from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text, write_json
 from cadenza_lib.targets import TargetLoss
 
 __all__ = [
@@ -30,7 +27,6 @@ __all__ = [
     "check_disk",
     "claim",
     "cut_metrics",
-    "disk_errors",
     "read_config",
     "read_metrics",
     "read_result",
@@ -81,6 +77,8 @@ class Config:
         TargetLoss(self.targets, self.target_weights, self.per_stem)
         if not 0 < self.learning_rate < float("inf"):
             raise ParameterError(f"learning_rate {self.learning_rate} must be above 0.")
+        if not 0 < self.segment_s < float("inf"):
+            raise ParameterError(f"segment_s {self.segment_s} must be above 0.")
         if not 0 <= self.ema_decay < 1:
             raise ParameterError(f"ema_decay {self.ema_decay} must be at least 0 and below 1.")
         if not 0 <= self.clip_norm < float("inf"):
@@ -125,7 +123,11 @@ def read_config(path: Path | str) -> Config:
     if not isinstance(content, dict) or (unknown := sorted(set(content) - known)):
         found = f"has {unknown[0]!r}" if isinstance(content, dict) else "is no object"
         raise ParameterError(f"{path} {found}; a configuration holds some of {', '.join(sorted(known))}.")
-    return Config(**content)
+    try:
+        return fill(Config, content)
+    except (TypeError, ParameterError) as error:
+        reason = str(error).rstrip(".")
+        raise ParameterError(f"{path} is no configuration of a training ({reason}); correct or delete it.") from error
 
 
 def read_metrics(out_dir: Path | str) -> pd.DataFrame:
@@ -148,8 +150,11 @@ def read_result(out_dir: Path | str) -> Result:
     """
     path = Path(out_dir) / "result.json"
     try:
-        return Result(**read_json(path))
-    except TypeError as error:
+        result = fill(Result, read_json(path))
+        if min(result.n_scenes, result.n_split_scenes) < 1:
+            raise ValueError("it was trained on no scene")
+        return result
+    except (TypeError, ValueError) as error:
         raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
 
 
@@ -182,24 +187,19 @@ def check_disk(out_dir: Path, network: nn.Module) -> None:
         )
 
 
-@contextlib.contextmanager
-def disk_errors(out_dir: Path) -> Iterator[None]:
-    """Turn what writers raise on a full or broken disk into one sentence."""
-    try:
-        yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ParameterError(f"{out_dir} cannot be written ({reason}); make room and start again.") from error
-
-
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines up to one that was torn when the run was killed."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+    """Read JSON lines, without the last one if it was torn when the run was killed."""
+    if not path.exists():
+        return []
+    try:
+        *lines, _ = read_text(path).split("\n")
+        rows = [parse_json(line) for line in lines]
+        if not all(isinstance(row, dict) and type(row.get("step")) is int for row in rows):
+            raise ValueError("a line has no step")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ParameterError(
+            f"{path} does not hold the metrics of a training ({error}); delete its directory."
+        ) from error
     return rows
 
 

@@ -1,10 +1,19 @@
 """Fixtures that several test files share."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_CELLS, POINT_PARAMETERS, write_notebook
+
+# The same inputs each time, unless `--hypothesis-profile campaign` asks for many more.
+settings.register_profile(
+    "short", max_examples=int(__import__("os").environ.get("N", "60")), deadline=None, derandomize=True, database=None
+)
+settings.register_profile("campaign", max_examples=1200, deadline=None, database=None)
+settings.load_profile("short")
 
 _CADENZA_MINI = Path(__file__).resolve().parents[2] / "shared" / "data" / "cadenza_mini"
 
@@ -32,3 +41,29 @@ def write_study(notebook: Path) -> Callable[[str], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def count_input(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool], None]]:
+    """Count a bad input of a kind, and whether it was accepted; the end of the report has a table of them."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    yield lambda kind, accepted: counts.update([(kind, accepted)])
+    request.node.user_properties += [("bad input", [*key, count]) for key, count in counts.items()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print how many bad inputs there were, by kind."""
+    counts: Counter[tuple[str, bool]] = Counter()
+    reports = [one for reports in terminalreporter.stats.values() for one in reports]
+    for report in reports:
+        if getattr(report, "when", "") == "teardown":
+            for kind, accepted, count in (value for name, value in report.user_properties if name == "bad input"):
+                counts[kind, accepted] += count
+    kinds = dict.fromkeys(kind for kind, _ in counts)
+    rows = [(kind, counts[kind, False], counts[kind, True]) for kind in kinds]
+    rows.append(("all", *(sum(row[column] for row in rows) for column in (1, 2))))
+    if kinds:
+        terminalreporter.section("bad inputs")
+        terminalreporter.write_line(f"{'':<28}{'inputs':>8}{'refused':>9}{'accepted':>10}")
+        for kind, refused, accepted in rows:
+            terminalreporter.write_line(f"{kind:<28}{refused + accepted:>8}{refused:>9}{accepted:>10}")

@@ -1,6 +1,8 @@
 """Small notebooks, and studies of them, for the tests of runs, studies and their execution."""
 
 import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,8 @@ out_dir: str = "."  # where results go
 """
 COLLECT_CELL = """
 import json
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
 values = [json.loads(Path(point, "seen.json").read_text())["value"] for point in points]
 Path(out_dir, "sum.txt").write_text(str(sum(values)))
@@ -91,6 +95,18 @@ def count(directory: Path) -> int:
 def count_ended(directory: Path) -> int:
     """How often a notebook has come to its end in this directory."""
     return len((directory / "ended.txt").read_text())
+
+
+class Inline(Executor):
+    """Runs each task when it is submitted: spawning processes takes seconds."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
 
 
 GOOD = """

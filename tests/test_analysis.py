@@ -128,7 +128,7 @@ def test_table_without_rows_is_an_error(tmp_path: Path) -> None:
 
 def test_file_without_a_header_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "scores.csv").write_text("")
-    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv is not a table of scores"):
+    with pytest.raises(CorpusError, match=rf"{tmp_path}/scores\.csv has no column 'scene'"):
         tidy_table([tmp_path], LISTENERS)
 
 
@@ -157,7 +157,16 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     first = write_scores(tmp_path / "z", settings=Settings("demo", "valid", "oracle"))
     second = write_scores(tmp_path / "a", [ROWS[1]], Settings("demo", "valid", "mixture"))
     summary = summary_table(tidy_table([first, second], LISTENERS))
-    assert list(summary) == ["system", "n_pairs", "n_listeners", "haaqi", "ci_low", "ci_high", "clipped_share"]
+    assert list(summary) == [
+        "system",
+        "n_pairs",
+        "n_listeners",
+        "n_left_out",
+        "haaqi",
+        "ci_low",
+        "ci_high",
+        "clipped_share",
+    ]
     assert summary["system"].tolist() == ["oracle", "mixture"]  # as given, not sorted
     assert summary["n_pairs"].tolist() == [3, 1]
     assert summary["n_listeners"].tolist() == [2, 1]
@@ -165,6 +174,13 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     np.testing.assert_allclose(summary["clipped_share"], [1.875 / 6, 0.0625], rtol=0, atol=ROUNDING)
     # With two listeners, resampling can do no more than leave one of them out: A alone has the mean 0.55, as has B.
     np.testing.assert_allclose(summary.loc[0, ["ci_low", "ci_high"]].astype(float), 0.55, rtol=0, atol=ROUNDING)
+
+
+def test_scores_of_silence_are_told(tmp_path: Path) -> None:
+    table = tidy_table([write_scores(tmp_path / "a", ROWS, Settings("demo", "valid", "oracle"))], LISTENERS)
+    assert "silent" not in analysis.describe(table)
+    table.loc[0, "loudness_lufs"] = -np.inf
+    assert analysis.describe(table).endswith(" scores of ears, 1 of them of a silent signal.")
 
 
 def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
@@ -176,6 +192,7 @@ def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_
     summary = summary_table(table).iloc[0]
     assert summary["haaqi"] == pytest.approx((0.9 + 0.7) / 2, abs=ROUNDING)
     nothing = summary_table(table.assign(haaqi=np.nan)).iloc[0]
+    assert (summary["n_left_out"], nothing["n_left_out"]) == (2, 4)
     assert nothing["n_pairs"] == 0
     assert np.isnan(nothing["haaqi"])
 

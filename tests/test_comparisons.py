@@ -62,6 +62,9 @@ def test_systems_scored_on_other_pairs_are_not_compared():
         comparisons.compare(scores.iloc[:-1], "system", {"system": "a"})
     with pytest.raises(ParameterError, match="no scores of the reference"):
         comparisons.compare(scores, "system", {"system": "c"})
+    scores.loc[0, "score"] = np.nan
+    with pytest.raises(ParameterError, match=r"1 of \d+ scores are missing"):
+        comparisons.compare(scores, "system", {"system": "a"})
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,10 @@ BAD_METADATA: dict[str, tuple[Damage, str]] = {
     "songs a number": (replace("musdb18.train.json", 3), r"musdb18\.train\.json"),
     "gain of text": (edit("gains.json", "gain_0002", drums="6"), r"gains\.json: gain_0002 has '6' for drums"),
     "gain missing": (assign("gains.json", "gain_0002", {"vocals": 0}), r"gains\.json: gain_0002 has None for drums"),
-    "gain NaN": (edit("gains.json", "gain_0001", bass=float("nan")), r"gains\.json: gain_0001 has nan for bass"),
+    "gain NaN": (
+        edit("gains.json", "gain_0001", bass=float("nan")),
+        r"gains\.json .*\(gain_0001, bass is nan, which is no",
+    ),
     "gain too large": (edit("gains.json", "gain_0001", bass=61), r"has 61 for bass; .* from -60 to 60 dB"),
     "position without angle": (
         assign("head_loudspeaker_positions.json", "hlp_0001", {"subject": "sphere_M"}),
@@ -303,7 +306,7 @@ BAD_METADATA: dict[str, tuple[Damage, str]] = {
     ),
     "scene without gain": (
         assign("scenes.train.json", SCENE, {"music": "Tiny 1"}),
-        r"scenes\.train\.json: scene_10001 is \{'music': 'Tiny 1'\}; it needs music, gain",
+        r"scenes\.train\.json: scene_10001 is \{'music': 'Tiny 1'\}; it needs the ids of music, gain",
     ),
     "gain of a scene a list": (
         edit("scenes.train.json", SCENE, gain=["gain_0001"]),

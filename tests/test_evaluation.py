@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -175,7 +176,7 @@ def test_a_stopped_run_goes_on_and_gives_the_unbroken_result(corpus, tmp_path):
     assert again.calls == len(pairs) - 2
     assert resumed.equals(whole)
     assert (tmp_path / "stopped/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
-    assert not [path for path in (tmp_path / "stopped").rglob("*") if path.name.startswith(".")]
+    assert not list((tmp_path / "stopped").rglob("*.unfinished*"))
 
 
 @pytest.mark.usefixtures("quick_score")
@@ -286,3 +287,33 @@ def test_settings_of_something_else_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"wheels": 4}))
     with pytest.raises(CadenzaError, match=r"settings\.json does not hold the settings"):
         evaluation.read_settings(tmp_path)
+
+
+def test_a_score_of_silence_says_so(corpus, caplog):
+    split = corpus.split("train")
+    scene = split.scenes["scene_10001"]
+    song = corpus.at_ear_song(split, scene)
+    reference = evaluation.reference_remix(song, corpus.gains_db(scene))
+    output = evaluation.enhance(song, song.stems, corpus.gains_db(scene), split.listeners["A"])
+    output.signal[1] = 0
+    evaluation.score(output, reference, split.listeners["A"], "scene_10001")
+    assert [record.getMessage() for record in caplog.records] == [
+        "scene_10001 plays nothing to the right ear; its score is that of noise."
+    ]
+
+
+class _Dead:
+    """A separator whose process dies."""
+
+    def __call__(self, _):
+        os._exit(1)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_job_that_dies_is_told_in_one_sentence_and_the_next_call_goes_on(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "core_count", lambda: 2)
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = Settings(corpus.name, "train", "dead")
+    with pytest.raises(ParameterError, match=rf"One of 2 jobs that score for {tmp_path} died, .*which goes on"):
+        evaluation.evaluate(corpus, _Dead(), settings, pairs, tmp_path, progress=False, jobs=2)
+    assert len(evaluation.evaluate(corpus, _Counting(), settings, pairs, tmp_path, progress=False)) == len(pairs)

@@ -10,12 +10,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stubs import GOOD, count, count_ended, read
+from stubs import GOOD, Inline, count, count_ended, read
 
 from cadenza_lib import executors
 from cadenza_lib.__main__ import main
@@ -23,18 +23,6 @@ from cadenza_lib.errors import ParameterError
 from cadenza_lib.execution import run_study
 from cadenza_lib.executors import core_count
 from cadenza_lib.study import load_study
-
-
-class Inline(Executor):
-    """Runs each task when it is submitted: spawning processes takes seconds."""
-
-    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(function(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
 
 
 def test_points_that_run_at_the_same_time_do_not_mix(
@@ -100,6 +88,52 @@ steps:
     assert count(out_dir / "points/13") == 2
     assert count(out_dir / "points/1") == 1
     assert count(out_dir / "other") == 1
+
+
+def test_changed_input_file_runs_only_the_points_that_read_it_again(
+    write_study: Callable[[str], Path], tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+    first.write_text("1")
+    second.write_text("1")
+    path = write_study(f"""
+steps:
+  - {{name: points, notebook: point.ipynb, grid: {{source: ["{first}", "{second}"], value: [1, 2]}}}}
+  - {{name: sum, notebook: collect.ipynb, parameters: {{points: "{{points}}"}}}}
+""")
+    statuses = []
+    for content in ("1", "1", "2"):
+        second.write_text(content)  # whatever its time
+        result = run_study(load_study(path), tmp_path / "out", executor=Inline())
+        statuses.append([point.status for point in result.points])
+    assert statuses == [["finished"] * 5, ["kept"] * 5, ["kept", "kept", "finished", "finished", "finished"]]
+
+
+class Dead(Executor):
+    def submit(self, *_: Any) -> Future[Any]:
+        raise BrokenExecutor("A process was terminated abruptly.")
+
+
+def test_point_whose_process_dies_says_what_to_do(write_study: Callable[[str], Path], tmp_path: Path) -> None:
+    result = run_study(load_study(write_study(GOOD)), tmp_path / "out", executor=Dead())
+    assert [point.status for point in result.points] == ["failed", "failed", "skipped"]
+    assert re.fullmatch(r"points/1, or a point beside it, lost its process .* which goes on\.", result.points[0].error)
+
+
+def test_one_worker_and_two_give_the_same_tables(write_study: Callable[[str], Path], tmp_path: Path) -> None:
+    study = load_study(write_study(STUDY % "[1, 2, 3]"))
+    for jobs in (1, 2):
+        out_dir = tmp_path / str(jobs)
+        (out_dir / "points").mkdir(parents=True)
+        (out_dir / "points/go").touch()
+        assert not run_study(study, out_dir, jobs=jobs).failed
+        check_numbers(out_dir, range(1, 4))
+    one, two = (
+        {path.relative_to(out_dir): path.read_bytes() for path in out_dir.rglob("*.csv")}
+        for out_dir in (tmp_path / "1", tmp_path / "2")
+    )
+    assert len(one) == 3
+    assert one == two
 
 
 def test_no_jobs_at_all_are_refused(write_study: Callable[[str], Path], tmp_path: Path) -> None:
@@ -179,6 +213,30 @@ def cluster(tmp_path: Path) -> Iterator[str]:
     for process in started:
         process.kill()
         process.wait()
+
+
+def test_study_whose_scheduler_goes_away_says_so_and_goes_on_without_it(
+    cluster: str, write_study: Callable[[str], Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    distributed = pytest.importorskip("distributed", reason="dask.distributed is an optional extra")
+    path, out_dir = write_study(STUDY % "[1, 2]"), tmp_path / "out"
+    with distributed.Client(cluster) as client:
+        scheduler = client.run_on_scheduler(os.getpid)
+
+    def kill_scheduler() -> None:
+        wait_for(lambda: len(list(out_dir.glob("points/*/worker.txt"))) == 2)
+        os.kill(scheduler, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_scheduler)
+    killer.start()
+    assert main(["run", str(path), "-o", str(out_dir), "--scheduler", cluster]) == 1
+    killer.join()
+    said = capfd.readouterr().err
+    assert "points/1, or a point beside it, lost its process or its scheduler" in said
+    assert "Traceback" not in said
+    (out_dir / "points/go").touch()  # the workers may be at it still
+    assert not run_study(load_study(path), out_dir, executor=Inline()).failed
+    check_numbers(out_dir, range(1, 3))
 
 
 def test_points_of_a_killed_worker_are_finished_once_by_the_other(

@@ -143,6 +143,22 @@ def test_a_target_that_no_masks_can_change_is_told(config, tmp_path, caplog, per
     assert ("always sum to the mixture" in caplog.text) is not per_stem
 
 
+def test_a_run_that_ends_while_its_last_weights_are_written_writes_them_again(trained, config, tmp_path, monkeypatch):
+    save = module.save_checkpoint
+
+    def stop(network, path, card, dtype):
+        if path.stem == "last" and card["steps"] == 12:
+            raise KeyboardInterrupt
+        save(network, path, card, dtype)
+
+    monkeypatch.setattr(module, "save_checkpoint", stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(_long(config), tmp_path, progress=False)
+    monkeypatch.setattr(module, "save_checkpoint", save)
+    finetune(_long(config), tmp_path, progress=False)
+    assert _largest_difference(tmp_path, trained) == 0
+
+
 def test_a_run_can_be_made_longer(config, tmp_path):
     finetune(config, tmp_path / "short", progress=False)
     finetune(replace(config, max_steps=5), tmp_path / "short", progress=False)
@@ -161,7 +177,7 @@ def test_a_failed_write_leaves_the_state_before_it(config, tmp_path, monkeypatch
     with pytest.raises(ParameterError, match=r"cannot be written .*No space left on device.*; make room"):
         finetune(replace(config, max_steps=5), tmp_path, progress=False)
     assert (tmp_path / "training_state.pt").read_bytes() == before
-    assert not list(tmp_path.glob(".*"))
+    assert not list(tmp_path.rglob("*.unfinished*"))
 
 
 @pytest.mark.slow

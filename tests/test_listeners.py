@@ -102,11 +102,11 @@ BAD_AUDIOGRAMS = {
     "text as level": (change(audiogram_levels_l=[10, "20", 30]), "audiogram_levels_l holds '20'"),
     "null as level": (change(audiogram_levels_r=[10, None, 30]), "audiogram_levels_r holds None"),
     "truth as level": (change(audiogram_levels_r=[10, True, 30]), "audiogram_levels_r holds True"),
-    "NaN as level": (change(audiogram_levels_l=[10, float("nan"), 30]), "audiogram_levels_l holds nan"),
-    "infinity as level": (change(audiogram_levels_l=[10, float("inf"), 30]), "audiogram_levels_l holds inf"),
-    "integer beyond all floats": (change(audiogram_levels_l=[10, 10**400, 30]), "audiogram_levels_l holds 10000"),
+    "NaN as level": (change(audiogram_levels_l=[10, float("nan"), 30]), "audiogram_levels_l, item 2 is nan"),
+    "infinity as level": (change(audiogram_levels_l=[10, float("inf"), 30]), "audiogram_levels_l, item 2 is inf"),
+    "integer beyond all floats": (change(audiogram_levels_l=[10, 10**400, 30]), "audiogram_levels_l, item 2 is 10000"),
     "text as frequency": (change(audiogram_cfs=[250, "1k", 4000]), "audiogram_cfs holds '1k'"),
-    "NaN as frequency": (change(audiogram_cfs=[250, float("nan"), 4000]), "audiogram_cfs holds nan"),
+    "NaN as frequency": (change(audiogram_cfs=[250, float("nan"), 4000]), "audiogram_cfs, item 2 is nan"),
     "levels not a list": (change(audiogram_levels_l=20), "audiogram_levels_l must be a list of numbers, not int"),
     "unsorted frequencies": (change(audiogram_cfs=[1000, 250, 4000]), r"\[1000.0, 250.0, 4000.0\] must rise"),
     "duplicate frequency": (change(audiogram_cfs=[250, 250, 4000]), r"\[250.0, 250.0, 4000.0\] must rise"),
@@ -128,7 +128,7 @@ def test_bad_audiogram_is_one_sentence_with_file_and_listener(
     with pytest.raises(CorpusError, match=match) as caught:
         load_listeners(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: listener L1")
+    assert message.startswith((f"{path}: listener L1", f"{path} cannot be read as JSON (L1, "))
     assert message.endswith(".")
     assert "\n" not in message
 

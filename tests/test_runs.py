@@ -102,6 +102,21 @@ def test_failed_cell_leaves_error_and_partial_notebook_but_no_manifest(
     assert not (out_dir / "error.txt").exists()
 
 
+def test_full_disk_under_a_cell_is_a_sentence_that_tells_what_to_do(tmp_path: Path) -> None:
+    cell = "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'table.csv')"
+    path = write_notebook(tmp_path / "full.ipynb", 'out_dir: str = "."  # where', cell)
+    with pytest.raises(RunError, match=rf"full.ipynb could not write to {tmp_path}/out \(.*No space.*\); make room or"):
+        execute(path, {}, tmp_path / "out")
+
+
+def test_page_of_an_earlier_notebook_does_not_stay_whatever_the_clock_says(notebook: Path, tmp_path: Path) -> None:
+    page = tmp_path / "point.html"
+    page.write_text("of an earlier run")
+    os.utime(page, (2**32, 2**32))
+    execute(notebook, {}, tmp_path)
+    assert not page.exists()
+
+
 def test_sentence_of_our_own_error_is_the_message(notebook: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"^songs\.json lists no song; add one\.$"):
         execute(notebook, {"value": 14}, tmp_path / "out")

@@ -130,6 +130,14 @@ def test_silence_is_separated_into_silence():
     assert not separate(silence).any()
 
 
+def test_a_network_that_gives_no_numbers_is_told():
+    separate = separation.network_separator(_Identity(), tuple(ARCHITECTURE["sources"]), torch.device("cpu"))
+    song = tiny_song()
+    song.mixture[0, 3] = 1e300  # infinite in float32
+    with pytest.raises(AudioError, match=r"What the network makes of tiny holds .* NaN or infinite"):
+        separate(song)
+
+
 def test_a_song_of_another_rate_is_refused():
     song = tiny_song()
     other = AtEarSong(song.name, song.stems, song.mixture, sample_rate=48000)

@@ -69,7 +69,7 @@ STEP = "steps: [{name: a, notebook: point.ipynb%s}]"
         ),
         (STEP % ", gird: {}", r"unknown keys in step a: \['gird'\]"),
         (STEP % ", grid: {}, points: []", r"both grid and points in step a"),
-        (STEP % ", points: [{name: a/b, value: 1}]", r"has a point in step a named 'a/b'; use letters"),
+        (STEP % ", points: [{name: a/b, value: 1}]", r"has a point in step a named 'a/b'; use at most 200 letters"),
         (STEP % ", grid: {value: 1}", r"has 1 for value in the grid of step a; it must be a list"),
         (STEP % ", grid: {value: []}", r"it must be a list"),
         (STEP % ", grid: {value: [1, 1]}", r"several points called a/1"),

@@ -125,6 +125,13 @@ def test_directory_with_other_files_is_refused(run: Path, tmp_path: Path) -> Non
         submit(run, tmp_path / "out")
 
 
+def test_submission_that_was_killed_is_finished_by_the_next(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{Path(FIRST).stem}.unfinished.flac").write_bytes(b"fLaC")
+    submission = submit(run, tmp_path / "out", progress=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(submission.clipped_share)
+
+
 def test_what_is_no_evaluation_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["submit", str(tmp_path), str(tmp_path / "out")]) == 1
     assert "settings.json does not exist" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 import itertools
 import json
 import shutil
+from concurrent.futures import BrokenExecutor, Executor, Future
 
 import numpy as np
 import pandas as pd
@@ -129,6 +130,55 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     path.write_text(path.read_text().replace(",True,", ",perhaps,"))
     with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*delete it and sweep again"):
         Sweep(corpus, MODELS, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "is not valid JSON"),
+        ('{"corpus": "de', "is not valid JSON"),
+        ("[]", "does not hold the settings of its scores .*; delete .* or choose another"),
+        ('{"corpus": "demo"}', "does not hold the settings of its scores .*; delete .* or choose another"),
+        ('{"corpus": NaN}', "corpus is nan, which is no finite number"),
+    ],
+)
+def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, sentence):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(CadenzaError, match=rf"{tmp_path}/sweep\.json .*{sentence}"):
+        Sweep(corpus, MODELS, tmp_path, progress=False)
+
+
+class _Dead(Executor):
+    def submit(self, *_):
+        future = Future()
+        future.set_exception(BrokenExecutor("A process was terminated abruptly."))
+        return future
+
+
+def test_a_process_that_dies_is_told_in_one_sentence(corpus, pairs, tmp_path):
+    dead = Sweep(corpus, MODELS, tmp_path, executor=_Dead(), progress=False)
+    with pytest.raises(ParameterError, match=rf"scored for {tmp_path} died, .*fewer jobs, which goes on"):
+        dead.scores([Candidate((1.0, 0.0))], pairs)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_what_another_process_has_scored_since_is_not_scored_again(corpus, pairs, tmp_path):
+    ours, theirs = (Sweep(corpus, MODELS, tmp_path, progress=False) for _ in range(2))
+    candidates = grid(simplex_grid(2, 1), [0.0])
+    theirs.scores(candidates[:1], pairs)
+    table = ours.scores(candidates, pairs)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = file.read().splitlines()
+    assert len(rows) == len(set(rows)) == 1 + len(table)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_damaged_search_is_one_sentence(corpus, pairs, tmp_path):
+    (tmp_path / "search.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(
+        ParameterError, match=r"search\.db cannot be used \(file is not a database\); make room, or del"
+    ):
+        search(Sweep(corpus, MODELS, tmp_path, progress=False), pairs, Space(2), 1)
 
 
 def test_search_and_held_out_pairs_share_no_song(corpus):
