@@ -229,8 +229,8 @@ def _run_points(
         sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
         if isinstance(error, BrokenExecutor | CancelledError):
             sentence = (
-                f"{point.directory}, or a point beside it, lost its process or its scheduler, perhaps for lack of "
-                f"memory; run the study again with fewer jobs, which goes on."
+                f"{out_dir / point.directory}, or a point beside it, lost its process or its scheduler, perhaps for "
+                f"lack of memory; run the study again with fewer jobs, which goes on."
             )
         if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
             write_error(out_dir / point.directory, sentence, error)

@@ -299,16 +299,15 @@ class Sweep:
         if self._executor is None:
             for task in tasks:
                 yield from _score_scene(*task)
-        else:
+            return
+        try:
             for future in as_completed([self._executor.submit(_score_scene_whole, *task) for task in tasks]):
-                try:
-                    rows = future.result()
-                except BrokenExecutor as error:
-                    raise ParameterError(
-                        f"A process that scored for {self.out_dir} died, perhaps for lack of memory; sweep again with "
-                        f"fewer jobs, which goes on."
-                    ) from error
-                yield from rows
+                yield from future.result()
+        except BrokenExecutor as error:
+            raise ParameterError(
+                f"A process that scored for {self.out_dir} died, perhaps for lack of memory; sweep again with fewer "
+                f"jobs, which goes on."
+            ) from error
 
 
 def _score_scene_whole(*task: Any) -> list[tuple[str, str, Candidate, tuple[float, ...]]]:

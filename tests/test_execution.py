@@ -117,7 +117,9 @@ class Dead(Executor):
 def test_point_whose_process_dies_says_what_to_do(write_study: Callable[[str], Path], tmp_path: Path) -> None:
     result = run_study(load_study(write_study(GOOD)), tmp_path / "out", executor=Dead())
     assert [point.status for point in result.points] == ["failed", "failed", "skipped"]
-    assert re.fullmatch(r"points/1, or a point beside it, lost its process .* which goes on\.", result.points[0].error)
+    assert re.fullmatch(
+        rf"{tmp_path}/out/points/1, or a point beside it, lost its process .* which goes on\.", result.points[0].error
+    )
 
 
 def test_one_worker_and_two_give_the_same_tables(write_study: Callable[[str], Path], tmp_path: Path) -> None:

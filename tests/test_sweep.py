@@ -149,14 +149,20 @@ def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, se
 
 
 class _Dead(Executor):
+    """Breaks now, or with the result."""
+
+    def __init__(self, when):
+        self.when = when
+
     def submit(self, *_):
         future = Future()
         future.set_exception(BrokenExecutor("A process was terminated abruptly."))
-        return future
+        return future if self.when == "later" else future.result()
 
 
-def test_a_process_that_dies_is_told_in_one_sentence(corpus, pairs, tmp_path):
-    dead = Sweep(corpus, MODELS, tmp_path, executor=_Dead(), progress=False)
+@pytest.mark.parametrize("when", ["now", "later"])
+def test_a_process_that_dies_is_told_in_one_sentence(corpus, pairs, tmp_path, when):
+    dead = Sweep(corpus, MODELS, tmp_path, executor=_Dead(when), progress=False)
     with pytest.raises(ParameterError, match=rf"scored for {tmp_path} died, .*fewer jobs, which goes on"):
         dead.scores([Candidate((1.0, 0.0))], pairs)
 
