@@ -3,15 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_CELLS, POINT_PARAMETERS, write_notebook
 
 # The same inputs each time, unless `--hypothesis-profile campaign` asks for many more.
-settings.register_profile(
-    "short", max_examples=int(__import__("os").environ.get("N", "60")), deadline=None, derandomize=True, database=None
-)
+settings.register_profile("short", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.register_profile("campaign", max_examples=1200, deadline=None, database=None)
 settings.load_profile("short")
 
@@ -51,7 +50,7 @@ def count_input(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool]
     request.node.user_properties += [("bad input", [*key, count]) for key, count in counts.items()]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how many bad inputs there were, by kind."""
     counts: Counter[tuple[str, bool]] = Counter()
     reports = [one for reports in terminalreporter.stats.values() for one in reports]
