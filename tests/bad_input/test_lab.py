@@ -17,7 +17,9 @@ PATIENCE_S = 120  # a hang guard: it starts within seconds
 
 
 def test_make_lab_listens_on_loopback_and_asks_for_its_token(tmp_path: Path) -> None:
-    lines = subprocess.run(["make", "--no-print-directory", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = subprocess.run(
+        ["make", "--no-print-directory", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     _, *arguments = shlex.split(lines.splitlines()[-1])
     assert arguments[0] == "lab"
     command = [sys.executable, "-m", "jupyter", *arguments, "--no-browser", "--port", "0"]
