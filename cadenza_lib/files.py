@@ -34,6 +34,7 @@ __all__ = [
     "append_row",
     "as_tuples",
     "atomic_path",
+    "cut_name",
     "file_name",
     "fill",
     "find_path",
@@ -135,7 +136,12 @@ def file_name(text: str) -> str:
         name = "_" * len(name)
     if name == text and 0 < len(name.encode()) <= _MAX_NAME_BYTES:
         return name
-    kept = name.encode()[: _MAX_NAME_BYTES - 9].decode(errors="ignore")
+    return cut_name(name, text, _MAX_NAME_BYTES)
+
+
+def cut_name(name: str, text: str, max_bytes: int) -> str:
+    """Return the beginning of a name and a hash of the text that it stands for, together of at most `max_bytes`."""
+    kept = name.encode()[: max_bytes - 9].decode(errors="ignore")
     return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 

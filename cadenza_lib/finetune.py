@@ -74,9 +74,7 @@ _STATE_FILE = "training_state.pt"
 
 _LOGGER = logging.getLogger(__name__)
 
-_NO_GRADIENT = (
-    1e-7  # its norm for losses that move with rounding alone is about 1e-9; those that train are at 1e-3 and up
-)
+_NO_GRADIENT = 1e-7  # a loss that only rounding moves has a gradient with a norm of about 1e-9
 
 
 def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Result:

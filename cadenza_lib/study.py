@@ -3,7 +3,6 @@
 `execution` runs them: each point as soon as those that it reads are finished.
 """
 
-import hashlib
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from typing import Any
 import yaml
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import absolute_path, file_name, read_text
+from cadenza_lib.files import absolute_path, cut_name, file_name, read_text
 from cadenza_lib.runs import Parameter, check_parameters, load_yaml, notebook_parameters, parse_parameters
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
@@ -248,6 +247,5 @@ def _slug(values: Mapping[str, Any]) -> str:
     texts = [json.dumps(value) if isinstance(value, dict | list) else str(value) for value in values.values()]
     slug = "-".join(re.sub(r"[^\w.+-]+", "-", text).strip("-.") or "empty" for text in texts)
     if len(slug.encode()) > _MAX_NAME:
-        kept = slug.encode()[: _MAX_NAME - 9].decode(errors="ignore")
-        slug = f"{kept}-{hashlib.sha256(slug.encode()).hexdigest()[:8]}"
+        slug = cut_name(slug, slug, _MAX_NAME)
     return slug
