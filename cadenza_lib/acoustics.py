@@ -180,7 +180,7 @@ def quantise_16bit(signal: Tensor) -> Tensor:
     >>> quantise_16bit(torch.tensor([-2.0, 1.9 / 32768, -1.9 / 32768, 1.0])) * 32768
     tensor([-3.2768e+04,  1.0000e+00, -1.0000e+00,  3.2767e+04])
     """
-    return to_16bit(signal).to(signal.dtype) / INT16_SCALE
+    return to_16bit(signal).to(signal.dtype).div_(INT16_SCALE)
 
 
 def to_16bit(signal: Tensor) -> Tensor:

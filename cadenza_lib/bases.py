@@ -21,13 +21,13 @@ from torch import Tensor
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.evaluation import MIXTURE_PLACES, PairReference, PairScore, reference_remix
+from cadenza_lib.evaluation import PairReference, PairScore, reference_remix
 from cadenza_lib.files import as_tuples
 from cadenza_lib.fitting import Output, amplify, finish, listener_firs
 from cadenza_lib.fusion import ModelWeights, simplex_weights
 from cadenza_lib.listeners import Listener
 from cadenza_lib.loudness import block_gram, gated_loudness, integrated_loudness, matching_gain
-from cadenza_lib.remix import apply_gains
+from cadenza_lib.remix import MIXTURE_PLACES, apply_gains
 
 __all__ = ["Candidate", "PairBases", "SceneBases"]
 

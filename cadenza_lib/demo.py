@@ -65,8 +65,9 @@ class DemoCorpus(Corpus):
         """The name that opens it."""
         return "demo"
 
-    def _read_song(self, entry: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"]).double())  # as if read from 16-bit files
+    def _read_song(self, entry: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        # As if read from 16-bit files; float32 holds sums of 16-bit values exactly.
+        stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"]).double()).to(dtype)
         return stems, stems.sum(0)
 
     def _read_dry_excerpt(self, entry: dict[str, Any], start: int, stop: int) -> Tensor:
@@ -76,13 +77,13 @@ class DemoCorpus(Corpus):
         return round(entry["Duration"] * SAMPLE_RATE)
 
     def _song_in_memory(self, entry: dict[str, Any]) -> Tensor:
-        """Return stems and mixture, `(stem + 1, channel, time)`; float32 holds sums of 16-bit values exactly."""
+        """Return stems and mixture, `(stem + 1, channel, time)`, float32."""
         with self._rendering:
             if entry["Seed"] not in self._rendered:
-                stems, mixture = self._read_song(entry)
+                stems, mixture = self._read_song(entry, torch.float32)
                 while len(self._rendered) >= _SONGS_IN_MEMORY:
                     self._rendered.pop(next(iter(self._rendered)))
-                self._rendered[entry["Seed"]] = torch.cat([stems, mixture[None]]).float()
+                self._rendered[entry["Seed"]] = torch.cat([stems, mixture[None]])
             return self._rendered[entry["Seed"]]
 
     def _read_hrtf(self, position: HeadPosition) -> Tensor:

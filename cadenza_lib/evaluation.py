@@ -41,7 +41,7 @@ from cadenza_lib.files import (
     write_json,
 )
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
-from cadenza_lib.fusion import ModelWeights, fuse
+from cadenza_lib.fusion import ModelWeights
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
 from cadenza_lib.loudness import integrated_loudness
@@ -53,7 +53,6 @@ __all__ = [
     "COLUMNS",
     "EAR_COLUMNS",
     "HAAQI_SAMPLE_RATE",
-    "MIXTURE_PLACES",
     "OFFICIAL_COLUMNS",
     "PairReference",
     "PairScore",
@@ -73,9 +72,6 @@ HAAQI_SAMPLE_RATE = 24000
 
 PRESENTATION_LEVEL_DB_SPL = 65.0
 """Level at which the reference remix, before amplification, is presented to each ear."""
-
-MIXTURE_PLACES = ("stems", "downmix")
-"""What the mixture can be mixed into, see `fusion`."""
 
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")
 """Columns of the recipe's `scores.csv`."""
@@ -163,11 +159,7 @@ def enhance(
     ParameterError
         If a weight or level lies outside its bounds, or the mixture is to go elsewhere than into stems or downmix.
     """
-    if mixture_into not in MIXTURE_PLACES:
-        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
-    into_stems = mixture_into == "stems"
-    stems = fuse([stems], song.mixture, mixture_weight=mixture_weight if into_stems else 0.0)
-    remixed = remix(stems, gains_db, song.mixture, mixture_weight=0.0 if into_stems else mixture_weight)
+    remixed = remix(stems, gains_db, song.mixture, mixture_weight=mixture_weight, mixture_into=mixture_into)
     return finish(amplify(remixed, listener_firs(listener)), output_level_db, clip)
 
 
@@ -201,12 +193,16 @@ class PairReference:
 
     def __init__(self, reference: Tensor, listener: Listener, scene: str, keep: bool = True) -> None:
         self._keep = keep
-        self.amplified = amplify(reference, listener_firs(listener)).numpy()  # (ear, time) at 44.1 kHz
+        self._reference, self._firs = reference, listener_firs(listener)
         rms = reference.square().mean(-1).sqrt().numpy()
         self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
         self._listener, self._scene = listener, scene
         self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
+
+    def amplified(self, ear: int) -> Tensor:
+        """Return what an ear, 0 or 1, should hear: `(time,)` at 44.1 kHz."""
+        return amplify(self._reference[ear], self._firs[ear])
 
     def score(self, output: Output) -> PairScore:
         """Return HAAQI of what `finish` returned, as the recipe computes it; a warning tells of silence."""
@@ -230,7 +226,7 @@ class PairReference:
 
     def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
         return HaaqiReference(
-            resample(self.amplified[index], SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            resample(self.amplified(index).numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE),
             HAAQI_SAMPLE_RATE,
             ear_audiogram(self._listener, EARS[index]),
             equalisation=2,  # NAL-R is already in the reference
@@ -344,18 +340,25 @@ def _rows(
 ) -> Generator[_Row, None, None]:
     """Yield the rows of pairs that share a song at the ears, and write what their listeners hear."""
     split = corpus.split(settings.split)
-    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene])
-    stems = separator(song)
-    for scene, same_scene in itertools.groupby(pairs, key=lambda pair: pair.scene):
+    scenes = [(scene, list(group)) for scene, group in itertools.groupby(pairs, key=lambda pair: pair.scene)]
+    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene], torch.float32)
+    name, stems = song.name, separator(song)
+    while scenes:
+        scene, same_scene = scenes.pop(0)
         gains_db = corpus.gains_db(split.scenes[scene])
         reference = reference_remix(song, gains_db)
+        share = {"mixture_weight": settings.mixture_weight, "mixture_into": settings.mixture_into}
+        remixed = remix(stems, gains_db, song.mixture, **share)
+        if not scenes:
+            del song, stems  # a minute of them takes as much memory as scoring it
         for pair in same_scene:
             listener = split.listeners[pair.listener]
-            how = (settings.mixture_weight, settings.output_level_db, settings.clip, settings.mixture_into)
-            output = enhance(song, stems, gains_db, listener, *how)
+            amplified = amplify(remixed, listener_firs(listener))
+            output = finish(amplified, settings.output_level_db, settings.clip)
+            del amplified
             save_output(output, out_dir / "enhanced_signals" / signal_name(pair))
             result = score(output, reference, listener, scene)
-            yield scene, song.name, pair.listener, *result.values()
+            yield scene, name, pair.listener, *result.values()
 
 
 def _rows_of_processes(

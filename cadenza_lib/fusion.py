@@ -7,7 +7,7 @@ linear in `a` and in `w`.
 
 What `w` means. In the stems, as above, the mixture meets each stem's gain: the downmix gets `w` times the *sum of the
 linear gains*, `G`, which is 4 where no stem is changed, and 0.15 is then 0.6 of the mixture beside 0.85 of the models'
-stems. Mixed into the downmix instead (`remix.remix` with a `mixture_weight`), `w` is what it says, and the same for
+stems. Mixed into the downmix instead (`remix.remix` with its defaults), `w` is what it says, and the same for
 every scene: the stems' `w` acts like `w G / (1 - w + w G)` there. Without the factor `1 - w` (`complement=False`), `w`
 acts like `w / (1 + w)` with it, in both places, since the remix is brought to the loudness of the mixture afterwards.
 """
@@ -23,7 +23,7 @@ from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import Separator
 
-__all__ = ["MIXTURE_WEIGHT", "ModelWeights", "add_mixture", "combine", "ensemble", "fuse", "simplex_weights"]
+__all__ = ["MIXTURE_WEIGHT", "ModelWeights", "add_mixture", "check_fit", "combine", "ensemble", "fuse", "simplex_weights"]
 
 MIXTURE_WEIGHT = 0.15
 """Share of the mixture in each fused stem that the paper found best."""
@@ -100,10 +100,15 @@ def add_mixture(signal: Tensor, mixture: Tensor, mixture_weight: float, compleme
     """
     if not 0 <= mixture_weight <= 1:
         raise ParameterError(f"mixture_weight {mixture_weight} must lie between 0 and 1.")
-    if signal.shape[-2:] != mixture.shape[-2:]:
-        raise AudioError(f"Stems of shape {tuple(signal.shape)} do not fit a mixture of shape {tuple(mixture.shape)}.")
+    check_fit(signal, mixture)
     scale = 1 - mixture_weight if complement else 1.0
     return scale * signal + mixture_weight * mixture
+
+
+def check_fit(stems: Tensor, mixture: Tensor) -> None:
+    """Raise `AudioError` if stems and mixture differ in channels or time, their last dimensions."""
+    if stems.shape[-2:] != mixture.shape[-2:]:
+        raise AudioError(f"Stems of shape {tuple(stems.shape)} do not fit a mixture of shape {tuple(mixture.shape)}.")
 
 
 def ensemble(separators: Sequence[Separator], model_weights: ModelWeights | None = None) -> Separator:

@@ -314,7 +314,8 @@ class _Excerpt:
         # In float32, which moves a score by less than the noise that is left out, and costs half.
         played = resample(signals[..., part].numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
         self._signals = torch.from_numpy(played).float()
-        heard = resample(pair.reference.amplified[:, part], SAMPLE_RATE, HAAQI_SAMPLE_RATE)
+        reference = torch.stack([pair.reference.amplified(ear)[part] for ear in range(len(EARS))])
+        heard = resample(reference.numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
         audiograms = [ear_audiogram(pair.listener, ear) for ear in EARS]
         level1 = pair.reference.level1.tolist()
         self._reference = ReferenceBatch(torch.from_numpy(heard).float(), HAAQI_SAMPLE_RATE, audiograms, level1=level1)

@@ -4,18 +4,24 @@ The recipe applies a gain by measuring loudness and aiming at the loudness plus 
 in dB, which is what is done here.
 """
 
+import torch
 from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.errors import AudioError
-from cadenza_lib.fusion import add_mixture
+from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.fusion import add_mixture, check_fit
 from cadenza_lib.loudness import loudness_matching_gain
 
-__all__ = ["apply_gains", "downmix", "normalise_loudness", "remix"]
+__all__ = ["MIXTURE_PLACES", "apply_gains", "downmix", "normalise_loudness", "remix"]
+
+MIXTURE_PLACES = ("stems", "downmix")
+"""What the mixture can be mixed into, see `fusion`."""
+
+_BLOCK = 1 << 16  # samples that are remixed at a time: minutes of stems need not be there once more, with their gains
 
 
 def apply_gains(stems: Tensor, gains_db: Tensor) -> Tensor:
-    """Apply one gain in dB to each stem.
+    """Apply one gain in dB to each stem; the result has the higher precision of the two.
 
     Shape:
         - stems: `(..., stem, channel, time)`
@@ -27,7 +33,7 @@ def apply_gains(stems: Tensor, gains_db: Tensor) -> Tensor:
     """
     if gains_db.shape[-1] != stems.shape[-3]:
         raise AudioError(f"{gains_db.shape[-1]} gains do not fit {stems.shape[-3]} stems; give one for each.")
-    return stems * (10 ** (gains_db.to(stems) / 20))[..., None, None]
+    return stems * (10 ** (gains_db.to(stems.device) / 20))[..., None, None]
 
 
 def downmix(stems: Tensor) -> Tensor:
@@ -41,17 +47,41 @@ def normalise_loudness(signal: Tensor, mixture: Tensor, sample_rate: int = SAMPL
 
 
 def remix(
-    stems: Tensor, gains_db: Tensor, mixture: Tensor, sample_rate: int = SAMPLE_RATE, mixture_weight: float = 0.0
+    stems: Tensor,
+    gains_db: Tensor,
+    mixture: Tensor,
+    sample_rate: int = SAMPLE_RATE,
+    mixture_weight: float = 0.0,
+    mixture_into: str = "downmix",
 ) -> Tensor:
     """Return the remix of the stems at the loudness of the mixture, before amplification.
 
     With a `mixture_weight` w, `(1 - w) * downmix + w * mixture` takes the place of the downmix: the mixture as it is
-    at the ears, whatever the gains. (`fusion` tells how this differs from a share of the mixture in each stem.)
+    at the ears, whatever the gains. Mixed into "stems", the mixture meets each stem's gain, as in `fusion.fuse`, which
+    tells how the two differ. The result has the higher precision of stems and gains.
 
     Shape:
         - stems: `(..., stem, channel, time)`
         - gains_db: `(..., stem)`
         - mixture, result: `(..., channel, time)`
+
+    Raises
+    ------
+    ParameterError
+        If the weight does not lie between 0 and 1, or the mixture is to go elsewhere than into stems or downmix.
+    AudioError
+        If the shapes do not fit.
     """
-    mixed = add_mixture(downmix(apply_gains(stems, gains_db)), mixture, mixture_weight)
-    return normalise_loudness(mixed, mixture, sample_rate)
+    if mixture_into not in MIXTURE_PLACES:
+        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    check_fit(stems, mixture)
+    dtype = torch.promote_types(stems.dtype, gains_db.dtype)
+    scale = (10 ** (gains_db.to(mixture.device) / 20)).sum(-1)[..., None, None] if mixture_into == "stems" else 1.0
+    parts = [
+        add_mixture(downmix(apply_gains(part, gains_db)), scale * beside.to(dtype), mixture_weight)
+        for part, beside in zip(stems.split(_BLOCK, -1), mixture.split(_BLOCK, -1), strict=True)
+    ]
+    mixed = torch.cat(parts, -1)
+    del parts
+    gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)
+    return mixed * gain

@@ -105,7 +105,7 @@ class Separator(Protocol):
     """Anything that estimates the stems of an at-ear song.
 
     Shape:
-        - result: `(stem, channel, time)`, float64, in the order of `scenes.STEMS`
+        - result: `(stem, channel, time)`, in the order of `scenes.STEMS` and in the precision of the song's mixture
     """
 
     def __call__(self, song: AtEarSong) -> Tensor:
@@ -210,21 +210,26 @@ def network_separator(
     order = [sources.index(stem) for stem in STEMS]
 
     def forward(chunk: Tensor) -> Tensor:
-        return network(chunk[None])[0]
+        return network(chunk[None])[0, order]
 
     def separate(song: AtEarSong) -> Tensor:
         if song.sample_rate != SAMPLE_RATE:
             raise AudioError(f"{song.name} has a rate of {song.sample_rate} Hz, not {SAMPLE_RATE}; resample it.")
-        mean, deviation = input_statistics(network, song.mixture)
+        mixture = song.mixture.double()
+        mean, deviation = input_statistics(network, mixture)
         if deviation == 0:  # nothing to separate in silence
             return torch.zeros(len(STEMS), *song.mixture.shape, dtype=song.mixture.dtype)
-        normalised = ((song.mixture - mean) / deviation).to(device, torch.float32)
-        with torch.inference_mode():
+        normalised = ((mixture - mean) / deviation).to(device, torch.float32)
+        del mixture  # here and below: of minutes of music, nothing may be there longer than it is needed
+        with torch.no_grad():
             if official_chunking:
-                estimate = _official_chunks(forward, normalised)
+                stems = _official_chunks(forward, normalised)
             else:
-                estimate = chunked(forward, normalised, int(SEGMENT_S * SAMPLE_RATE))
-        stems = estimate[order].cpu().to(song.mixture.dtype) * deviation + mean
+                stems = chunked(forward, normalised, int(SEGMENT_S * SAMPLE_RATE))
+        del normalised
+        stems = stems.cpu().to(song.mixture.dtype)
+        for stem in stems:
+            stem.copy_(stem.double() * deviation + mean)
         check_signal(stems, f"What the network makes of {song.name}")
         return stems
 
@@ -289,7 +294,8 @@ def chunked(
         result[..., chunk] += window * estimate
         total[chunk] += window
     assert result is not None  # a signal longer than a segment has at least two chunks
-    return result / total
+    result /= total
+    return result
 
 
 def network_card(name: str, network: torch.nn.Module) -> dict[str, Any]:
