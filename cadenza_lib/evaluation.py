@@ -346,11 +346,14 @@ def _rows(
     while scenes:
         scene, same_scene = scenes.pop(0)
         gains_db = corpus.gains_db(split.scenes[scene])
-        reference = reference_remix(song, gains_db)
-        share = {"mixture_weight": settings.mixture_weight, "mixture_into": settings.mixture_into}
-        remixed = remix(stems, gains_db, song.mixture, **share)
+        reference, mixture = reference_remix(song, gains_db), song.mixture
         if not scenes:
-            del song, stems  # a minute of them takes as much memory as scoring it
+            del song  # here and below: of minutes of music, nothing may be there longer than it is needed
+        remixed = remix(
+            stems, gains_db, mixture, mixture_weight=settings.mixture_weight, mixture_into=settings.mixture_into
+        )
+        if not scenes:
+            del stems, mixture
         for pair in same_scene:
             listener = split.listeners[pair.listener]
             amplified = amplify(remixed, listener_firs(listener))

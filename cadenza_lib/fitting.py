@@ -124,12 +124,13 @@ def amplify(signal: Tensor, firs: Tensor) -> Tensor:
     """
     firs = firs.to(signal)
     lead = firs.shape[-1] - 1
-    parts = []
-    for start in range(0, signal.shape[-1] + lead, _BLOCK):
+    batch = torch.broadcast_shapes(signal.shape[:-1], firs.shape[:-1])
+    amplified = signal.new_empty(*batch, signal.shape[-1] + lead)
+    for start in range(0, amplified.shape[-1], _BLOCK):
         begin = max(0, start - lead)  # each block also sees what the filter still holds of the time before it
-        part = convolve(signal[..., begin : start + _BLOCK], firs)
-        parts.append(part[..., start - begin : start - begin + _BLOCK])
-    return torch.cat(parts, -1)
+        block = convolve(signal[..., begin : start + _BLOCK], firs)[..., start - begin :]
+        amplified[..., start : start + _BLOCK] = block[..., :_BLOCK]
+    return amplified
 
 
 @dataclass(frozen=True)

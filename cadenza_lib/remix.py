@@ -77,11 +77,11 @@ def remix(
     check_fit(stems, mixture)
     dtype = torch.promote_types(stems.dtype, gains_db.dtype)
     scale = (10 ** (gains_db.to(mixture.device) / 20)).sum(-1)[..., None, None] if mixture_into == "stems" else 1.0
-    parts = [
-        add_mixture(downmix(apply_gains(part, gains_db)), scale * beside.to(dtype), mixture_weight)
-        for part, beside in zip(stems.split(_BLOCK, -1), mixture.split(_BLOCK, -1), strict=True)
-    ]
-    mixed = torch.cat(parts, -1)
-    del parts
+    batch = torch.broadcast_shapes(stems.shape[:-3], gains_db.shape[:-1], mixture.shape[:-2])
+    mixed = torch.empty(*batch, *mixture.shape[-2:], dtype=dtype, device=stems.device)
+    for start in range(0, mixed.shape[-1], _BLOCK):
+        part = (..., slice(start, start + _BLOCK))
+        summed = downmix(apply_gains(stems[part], gains_db))
+        mixed[part] = add_mixture(summed, scale * mixture[part].to(dtype), mixture_weight)
     gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)
     return mixed * gain

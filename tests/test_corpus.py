@@ -82,6 +82,8 @@ def test_songs_at_the_ears_are_the_same_from_the_official_files_and_simulated(ro
     corpus = Corpus(root)
     split = corpus.split("train")
     simulated = {name: corpus.at_ear_song(split, scene) for name, scene in split.scenes.items()}
+    narrow = corpus.at_ear_song(split, scene := next(iter(split.scenes.values())), torch.float32)
+    assert torch.equal(narrow.stems.double(), corpus.at_ear_song(split, scene).stems)
 
     simulate_officially(root)
     shutil.rmtree(root / "audio" / "music")  # nothing is left to simulate from
@@ -94,6 +96,9 @@ def test_songs_at_the_ears_are_the_same_from_the_official_files_and_simulated(ro
         # Equal to the last bit: both are truncated to 16 bits.
         assert torch.equal(stored.stems, simulated[name].stems)
         assert torch.equal(stored.mixture, simulated[name].mixture)
+        narrow = corpus.at_ear_song(split, scene, torch.float32)
+        assert narrow.stems.dtype == narrow.mixture.dtype == torch.float32
+        assert torch.equal(narrow.stems.double(), stored.stems) and torch.equal(narrow.mixture.double(), stored.mixture)
 
 
 def test_validation_layout_without_dry_songs_opens(root: Path) -> None:

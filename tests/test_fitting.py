@@ -76,6 +76,14 @@ def test_amplification_equals_the_recipes(kind):
     np.testing.assert_allclose(amplified.numpy(), expected, atol=EXACT)
 
 
+@pytest.mark.parametrize("length", [1, 219, 220, 221, 779, 780, 1000, 1001, 1220, 3000])
+def test_amplification_in_blocks_equals_one_convolution(length, monkeypatch):
+    monkeypatch.setattr(fitting, "_BLOCK", 1000)
+    signal, firs = torch.randn(3, 2, length).double(), fitting.listener_firs(tiny_listener())
+    expected = [[np.convolve(*one) for one in zip(ears, firs, strict=True)] for ears in signal]
+    np.testing.assert_allclose(fitting.amplify(signal, firs).numpy(), expected, atol=EXACT)
+
+
 @pytest.mark.parametrize("kind", ten_kinds())
 def test_the_output_file_equals_the_recipes_file(kind, tmp_path):
     signal = 2 * ten_kinds()[kind]  # some of them clip

@@ -349,6 +349,17 @@ def test_reference_too_long_to_keep_scores_the_same(monkeypatch):
         assert computed.score(candidate, 24000) == kept.score(candidate, 24000)
 
 
+@pytest.mark.parametrize("bands", [4, 2, 1])
+@pytest.mark.parametrize("keep", [True, False])
+def test_fewer_bands_at_a_time_in_long_signals_give_the_same_score(bands, keep, monkeypatch):
+    signal = music(14407)  # not a multiple of any tile
+    shared = (AUDIOGRAMS["sloping"], 2, 85.0)
+    expected = haaqi_components(noisy(signal), signal, 24000, 24000, *shared, seed=1)
+    monkeypatch.setattr("cadenza_lib.haaqi.comparison.GROUP_BYTES", bands * 16 * len(signal))
+    reference = HaaqiReference(signal, 24000, *shared, seed=1, threads=2, keep=keep)
+    assert [reference.components(noisy(signal), 24000) for _ in range(2)] == [expected] * 2
+
+
 def test_reference_knows_state_pyclarity_would_leave():
     signal = music(12000)
     reference = HaaqiReference(signal, 24000, AUDIOGRAMS["mild"], 2, 85.0, seed=6)

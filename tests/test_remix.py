@@ -4,7 +4,9 @@ import torch
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
 from signals import ten_kinds
 
-from cadenza_lib.errors import AudioError
+import cadenza_lib.remix as remixing
+from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.fusion import fuse
 from cadenza_lib.remix import apply_gains, downmix, normalise_loudness, remix
 from cadenza_lib.scenes import STEMS
 
@@ -43,6 +45,38 @@ def test_remix_equals_the_recipes_remix():
     mixture = ten_kinds()["pink noise"]
     expected = recipe.remix_stems(recipe.apply_gains(_as_recipe(_stems()), 44100, GAINS_DB), mixture.numpy().T, 44100)
     np.testing.assert_allclose(remix(_stems(), _gains(), mixture).numpy().T, expected, atol=EXACT)
+
+
+@pytest.mark.parametrize("mixture_into", remixing.MIXTURE_PLACES)
+def test_remix_in_blocks_and_from_float32_stems_is_the_same(mixture_into, monkeypatch):
+    stems, mixture = _stems().float(), ten_kinds()["pink noise"].float()
+    whole = remix(stems.double(), _gains(), mixture.double(), mixture_weight=0.3, mixture_into=mixture_into)
+    monkeypatch.setattr(remixing, "_BLOCK", 10_007)
+    assert torch.equal(remix(stems, _gains(), mixture, mixture_weight=0.3, mixture_into=mixture_into), whole)
+
+
+def test_mixture_goes_into_the_stems_as_fusion_puts_it_there():
+    mixture = ten_kinds()["pink noise"]
+    fused = remix(fuse([_stems()], mixture, mixture_weight=0.3), _gains(), mixture)
+    into_stems = remix(_stems(), _gains(), mixture, mixture_weight=0.3, mixture_into="stems")
+    torch.testing.assert_close(into_stems, fused, rtol=0, atol=1e-12)
+
+
+def test_remix_of_a_batch_is_that_of_each_item():
+    stems, mixture = torch.stack([_stems(), _stems().flip(0)]), torch.stack([ten_kinds()["music"]] * 2)
+    gains_db = torch.stack([_gains(), -_gains()])
+    batch = remix(stems, gains_db, mixture, mixture_weight=0.3, mixture_into="stems")
+    for item, *arguments in zip(batch, stems, gains_db, mixture, strict=True):
+        expected = remix(*arguments, mixture_weight=0.3, mixture_into="stems")
+        torch.testing.assert_close(item, expected, rtol=0, atol=1e-12)
+
+
+def test_remix_of_what_does_not_fit_is_an_error_that_tells_why():
+    mixture = ten_kinds()["music"]
+    with pytest.raises(AudioError, match="do not fit a mixture"):
+        remix(_stems()[..., 1:], _gains(), mixture)
+    with pytest.raises(ParameterError, match="mixture_into 'ears' is unknown"):
+        remix(_stems(), _gains(), mixture, mixture_into="ears")
 
 
 def test_a_silent_stem_stays_silent_in_the_remix():

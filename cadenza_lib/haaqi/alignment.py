@@ -90,17 +90,17 @@ def _dot(x: np.ndarray, y: np.ndarray, lag: int) -> float:
 def band_delays(
     x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: np.ndarray, energies: np.ndarray
 ) -> np.ndarray:
-    """Return the samples by which each row of `y_env` comes after `x_env`, and of `y_bm` after `x_bm`: (2, lane).
+    """Return the samples by which each row of `y_env` comes after `x_env`, and of `y_bm` after `x_bm`: (2, row).
 
-    The rows are (lane, time) float32; `energies`, (2, lane), is the root of the product of the two rows' energies.
+    The rows are (row, time) float32; `energies`, (2, row), is the root of the product of the two rows' energies.
     """
     size = x_env.shape[1]
     coarse = correlations(x_env, y_env, x_bm, y_bm)
     lags = min(SEARCH, size)
     searched = slice(SEARCH + 1 - lags, SEARCH + 1 + min(lags, size - 1))
-    delays = np.empty((2, LANES), np.int64)
+    delays = np.empty((2, len(x_env)), np.int64)
     for kind, (x, y, found) in enumerate(((x_env, y_env, coarse.real), (x_bm, y_bm, coarse.imag))):
-        for b in range(LANES):
+        for b in range(len(x)):
             delays[kind, b] = lags - 1 - _peak(x[b], y[b], found[b, searched], 1 - lags, energies[kind, b])
     return delays
 

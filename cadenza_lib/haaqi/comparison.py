@@ -1,4 +1,4 @@
-"""Both signals through the ear model, eight bands at a time, and the features compared.
+"""Both signals through the ear model, eight bands at a time (fewer in long signals), and the features compared.
 
 `ReferenceSide` holds what depends on the reference alone; `ReferenceSide.compare` takes one processed signal. The
 groups of bands are independent of each other, which is what threads share.
@@ -24,13 +24,13 @@ __all__ = ["Features", "Model", "ReferenceSide"]
 
 Floats = NDArray[np.float64]
 
-GROUPS = [slice(first, first + LANES) for first in range(0, BANDS, LANES)]
 BACK_UP = 48  # samples, 2 ms: the processed signal is left late by this, to allow for dispersion
 PRUNE_BELOW = 0.001  # of the reference's maximum: leading and trailing samples below this are cut off
 SHORTEST = features.SEGMENT  # samples at 24 kHz; with fewer there is no whole BM segment
 
-WORKSPACE_PER_SAMPLE = 4 * LANES * 4  # bytes of a group at work: envelope and motion of both signals in float32
+WORKSPACE_PER_SAMPLE = 4 * 4  # bytes of a band at work: envelope and motion of both signals in float32
 WORKSPACE_BYTES = 2**29  # a second thread is used if both fit into this
+GROUP_BYTES = 2**30  # of a group at work, which has fewer than eight bands where they need more (six minutes)
 KEPT_PER_SAMPLE = 3 * BANDS * 4  # bytes of a kept reference: envelope, motion and neural response in float32
 KEPT_BYTES = 2**30  # a reference that needs more (two minutes) is computed again for each processed signal
 
@@ -66,7 +66,7 @@ class Features:
 
 @dataclass
 class _Group:
-    """Eight bands of the reference: (lane, time) float32 each."""
+    """A group of bands of the reference: (band, time) float32 each."""
 
     envelope: NDArray[np.float32]  # after compression
     motion: NDArray[np.float32]  # after compression
@@ -107,13 +107,18 @@ class ReferenceSide:
         self._ear = model.ear()
         self._reference = reference
         self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES
-        self._threads = max(
-            1, min(model.threads, WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self.samples), len(GROUPS))
-        )
+        self._width = LANES  # bands of a group
+        while self._width > 1 and WORKSPACE_PER_SAMPLE * self._width * self.samples > GROUP_BYTES:
+            self._width //= 2
+        # The kernels fill eight lanes: with half as many bands, each is computed, and written, twice.
+        firsts = range(0, BANDS, self._width)
+        self._bands = [np.resize(np.arange(first, first + self._width), LANES) for first in firsts]
+        fitting = WORKSPACE_BYTES // (WORKSPACE_PER_SAMPLE * self._width * self.samples)
+        self._threads = max(1, min(model.threads, fitting, len(self._bands)))
         self.rows = None if model.state is None else LegacyRows(model.state, self.samples)
-        self._groups: list[_Group | None] = [None] * len(GROUPS)
+        self._groups: list[_Group | None] = [None] * len(self._bands)
         self._lock, self._spectrum_lock = threading.Lock(), threading.Lock()
-        self._group_locks = [threading.Lock() for _ in GROUPS]
+        self._group_locks = [threading.Lock() for _ in self._bands]
         # What the first comparison fills in.
         self._spectrum: NDArray[np.complex64] | None = None
         self._middle: Floats | None = None
@@ -130,7 +135,7 @@ class ReferenceSide:
         # One set of rows for each thread: fresh memory costs as much as filtering into it.
         spare: SimpleQueue[NDArray[np.float32]] = SimpleQueue()
         for _ in range(self._threads):
-            spare.put(np.empty((2 if self._keep else 4, LANES, self.samples), np.float32))
+            spare.put(np.empty((2 if self._keep else 4, self._width, self.samples), np.float32))
 
         with ThreadPoolExecutor(self._threads) if self._threads > 1 else _Inline() as pool:
             # A task waits only for tasks before it, so that no number of threads can lock up.
@@ -148,7 +153,7 @@ class ReferenceSide:
                 finally:
                     spare.put(rows)
 
-            groups = [pool.submit(compare_group, g) for g in range(len(GROUPS))]
+            groups = [pool.submit(compare_group, g) for g in range(len(self._bands))]
             smooth, covariances, level_db_sl = map(np.concatenate, zip(*(g.result() for g in groups), strict=True))
 
         with self._lock:
@@ -185,7 +190,8 @@ class ReferenceSide:
             if self._middle is None:
                 model, signal = self.model, self._reference[self._audible_range]
                 middle = ear.middle_ear(ear.nal_r(signal, model.levels) if model.add_nal_r else signal)
-                self._control = np.concatenate([ear.control_rms(middle, bands) for bands in GROUPS])
+                eights = np.arange(BANDS).reshape(-1, LANES)
+                self._control = np.concatenate([ear.control_rms(middle, bands) for bands in eights])
                 bandwidth = ear.adjusted_bandwidth(self._control, self._ear, model.level1, slice(None))
                 self._late = ear.group_delays(bandwidth)
                 self._middle = middle
@@ -193,8 +199,8 @@ class ReferenceSide:
     def _compare_group(
         self, g: int, x: _Group, middle: Floats, rows: NDArray[np.float32]
     ) -> tuple[Floats, Floats, Floats]:
-        """Smoothed envelope, (lane, segment), covariances, (lane, segment), and level, (lane,), of eight bands."""
-        bands, model = GROUPS[g], self.model
+        """Smoothed envelope, (band, segment), covariances, (band, segment), and level, (band,), of a group."""
+        bands, model = self._bands[g], self.model
         control = ear.control_rms(middle, bands)
         y = ear.filter_bands(middle, self._ear, model.level1, bands, control, rows)
         energies = np.sqrt(x.energy * y.energy)
@@ -205,17 +211,19 @@ class ReferenceSide:
             x.neural = x.motion  # which is not needed any more
             self._finish_reference(g, x)
         smooth = self._to_neural(y.envelope, y.motion, g)
-        self._add_noise(y.motion, BANDS + bands.start)
-        audible = self._tiles_db_sl[bands] > features.SILENCE_DB_SL
-        return smooth, features.covariance(x.neural, y.motion, self._late[bands], audible), y.level_db_sl
+        self._add_noise(y.motion, BANDS + bands[0])
+        once = bands[: self._width]
+        audible = self._tiles_db_sl[once] > features.SILENCE_DB_SL
+        covariances = features.covariance(x.neural, y.motion, self._late[once], audible)
+        return smooth[: self._width], covariances, y.level_db_sl[: self._width]
 
     def _reference_group(self, g: int, rows: NDArray[np.float32]) -> _Group:
         with self._group_locks[g]:
             group = self._groups[g]
             if group is None:
-                bands = GROUPS[g]
+                bands = self._bands[g]
                 assert self._middle is not None  # `_filter_reference` has run
-                rows = np.empty((2, LANES, self.samples), np.float32) if self._keep else rows
+                rows = np.empty((2, self._width, self.samples), np.float32) if self._keep else rows
                 x = ear.filter_bands(self._middle, self._ear, self.model.level1, bands, self._control[bands], rows)
                 self._level_db_sl[bands] = x.level_db_sl
                 group = _Group(x.envelope, x.motion, x.energy, None)
@@ -228,13 +236,13 @@ class ReferenceSide:
     def _finish_reference(self, g: int, group: _Group) -> None:
         """Turn ``group.neural`` from motion into the neural response; keep what is small."""
         assert group.neural is not None
-        bands = GROUPS[g]
+        bands, once = self._bands[g], self._bands[g][: self._width]
         self._smooth[bands] = self._to_neural(group.envelope, group.neural, g)
-        self._add_noise(group.neural, bands.start)
-        self._tiles_db_sl[bands] = features.segment_level(features.segment_power(group.neural, self._late[bands]))
+        self._add_noise(group.neural, bands[0])
+        self._tiles_db_sl[once] = features.segment_level(features.segment_power(group.neural, self._late[once]))
 
     def _to_neural(self, envelope: NDArray[np.float32], motion: NDArray[np.float32], g: int) -> Floats:
-        bands = GROUPS[g]
+        bands = self._bands[g]
         sums = ear.to_neural(
             envelope, motion, self._ear, self.model.level1, bands, self._late[bands], features.envelope_window()
         )
@@ -242,7 +250,7 @@ class ReferenceSide:
 
     def _add_noise(self, motion: NDArray[np.float32], first: int) -> None:
         gain = ear.noise_gain(self.model.level1)
-        for row, place in zip(motion, range(first, first + LANES), strict=True):
+        for row, place in zip(motion, range(first, first + self._width), strict=True):
             if self.rows is not None:
                 self.rows.add_to(row, gain, place)
             elif self.model.noise == "hashed":

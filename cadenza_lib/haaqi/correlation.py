@@ -115,10 +115,10 @@ def _fill(lanes: np.ndarray, x: np.ndarray, y: np.ndarray, start: int) -> None:
 
 @njit(cache=True, nogil=True)
 def _fill_half(lanes: np.ndarray, lane: int, rows: np.ndarray, start: int, stop: int) -> None:
-    """Put samples `start` to `stop` of eight rows from the beginning of the lanes on, zeros elsewhere."""
+    """Put samples `start` to `stop` of the rows from the beginning of eight lanes on, zeros elsewhere."""
     size = rows.shape[1]
     flat = rows.reshape(-1)
-    starts = np.arange(LANES) * size
+    starts = np.arange(LANES) % len(rows) * size
     zero = splat(np.float32(0.0), 8)
     first = max(0, -start)
     for n in range(first):
@@ -128,7 +128,7 @@ def _fill_half(lanes: np.ndarray, lane: int, rows: np.ndarray, start: int, stop:
         load_columns(flat, starts, start + n, lanes, (n * 16 + lane, 16))
     for n in range(whole, stop - start):
         for b in range(LANES):
-            lanes[n * 16 + lane + b] = rows[b, start + n]
+            lanes[n * 16 + lane + b] = rows[b % len(rows), start + n]
     for n in range(stop - start, FFT_SIZE):
         store(lanes, n * 16 + lane, zero)
 

@@ -29,6 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 Floats = NDArray[np.float64]
+Bands = slice | NDArray[np.int64]  # those of the eight lanes; repeated in `rows` that have fewer, see `comparison`
 
 SAMPLE_RATE = 24000  # Hz; the filters below are designed for it
 BANDS = 32
@@ -155,8 +156,8 @@ def middle_ear(signal: Floats) -> Floats:
 class Filtered:
     """Eight bands after compression, before alignment."""
 
-    envelope: NDArray[np.float32]  # (lane, time)
-    motion: NDArray[np.float32]  # (lane, time)
+    envelope: NDArray[np.float32]  # (band, time)
+    motion: NDArray[np.float32]  # (band, time)
     energy: Floats  # (2, lane), of envelope and motion
     level_db_sl: Floats  # (lane,), long-term average after compression
 
@@ -169,7 +170,7 @@ def _gammatone(bandwidth: Floats, centre: Floats) -> Floats:
     return np.concatenate((pole, 4.0 * pole, 4.0 * pole**2, gain))
 
 
-def control_rms(signal: Floats, bands: slice) -> Floats:
+def control_rms(signal: Floats, bands: Bands) -> Floats:
     """RMS envelope of `signal`, (time,) after the middle ear, in eight wide control filters: (lane,)."""
     centre = centre_frequencies()[bands]
     power = kernels.control_power(signal, _gammatone(control_bandwidth()[bands], centre), *_carrier(centre))
@@ -181,7 +182,7 @@ def _carrier(centre: Floats) -> tuple[Floats, Floats]:
     return np.cos(phase), np.sin(phase)
 
 
-def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: slice) -> Floats:
+def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: Bands) -> Floats:
     """Bandwidth re the normal ear's for signals with this RMS in the control filters: (lane,).
 
     It grows linearly in dB from the ear's own below 50 dB SPL to that of the control filter above 100.
@@ -193,11 +194,11 @@ def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: slice) -
 
 
 def filter_bands(
-    signal: Floats, ear: Ear, level1: float, bands: slice, control: Floats, rows: NDArray[np.float32]
+    signal: Floats, ear: Ear, level1: float, bands: Bands, control: Floats, rows: NDArray[np.float32]
 ) -> Filtered:
     """Filter `signal`, (time,) after the middle ear, with eight bands and compress their output.
 
-    `control` is what `control_rms` found for these bands; `rows`, (2, lane, time), becomes envelope and motion.
+    `control` is what `control_rms` found for these bands; `rows`, (2, band, time), becomes envelope and motion.
     """
     centre, size = centre_frequencies()[bands], len(signal)
     bandwidth = adjusted_bandwidth(control, ear, level1, bands)
@@ -216,7 +217,7 @@ def filter_bands(
     return Filtered(rows[0], rows[1], np.array(energy), level)
 
 
-def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands: slice) -> Floats:
+def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands: Bands) -> Floats:
     """Long-term level of each band in dB SL: the same compression applied to the averages."""
     level = level1 + 20.0 * np.log10(np.maximum(rms, kernels.SMALL))
     control_level = level1 + 20.0 * np.log10(np.maximum(control, kernels.SMALL))
@@ -252,7 +253,7 @@ def adaptation() -> Floats:
 
 
 def to_neural(
-    envelope: NDArray[np.float32], motion: NDArray[np.float32], ear: Ear, level1: float, bands: slice,
+    envelope: NDArray[np.float32], motion: NDArray[np.float32], ear: Ear, level1: float, bands: Bands,
     late: NDArray[np.int64], window: Floats,
 ) -> tuple[Floats, Floats]:  # fmt: skip
     """Adapted neural response of eight bands: `motion` is scaled in place, the envelope comes back smoothed.

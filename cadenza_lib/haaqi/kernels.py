@@ -92,7 +92,9 @@ def compress(
     envelope: np.ndarray,
     motion: np.ndarray,
 ) -> np.ndarray:
-    """Filter with the control and the adjusted filter and compress; fill `envelope` and `motion`, both (lane, time).
+    """Filter with the control and the adjusted filter and compress; fill `envelope` and `motion`, both (band, time).
+
+    With fewer bands than lanes, lanes repeat the bands, and write the same numbers to the same place.
 
     `control` and `band` are as in `control_power`; `compression` is (lowest power, highest power, exponent,
     binary logarithm of the gain at power one) x lane; `lowpass` the gain smoother's (b, a1). Returns sums over
@@ -117,7 +119,8 @@ def compress(
     moved = np.empty(TILE * LANES)
     size = len(signal)
     flat_e, flat_m = envelope.reshape(-1), motion.reshape(-1)
-    starts = np.arange(LANES) * size
+    bands = envelope.shape[0]
+    starts = np.arange(LANES) % bands * size
     for start in range(0, size, TILE):
         count = min(TILE, size - start)
         for t in range(count):
@@ -161,8 +164,8 @@ def compress(
             store_columns(moved, t * LANES, flat_m, starts, start + t)
         for t in range(whole, count):
             for b in range(LANES):
-                envelope[b, start + t] = square[t * LANES + b]
-                motion[b, start + t] = moved[t * LANES + b]
+                envelope[b % bands, start + t] = square[t * LANES + b]
+                motion[b % bands, start + t] = moved[t * LANES + b]
     out = np.empty((3, LANES))
     store(out[0], 0, energy * gain * gain)
     store(out[1], 0, energy_e)
@@ -215,7 +218,8 @@ def neural(
     sums = np.empty(LANES)
     size = envelope.shape[1]
     flat_e, flat_m = envelope.reshape(-1), motion.reshape(-1)
-    starts = np.arange(LANES) * size - late
+    bands = envelope.shape[0]
+    starts = np.arange(LANES) % bands * size - late
     latest = late.max()
     for half in range(size // HOP + 1):
         start = half * HOP
@@ -229,8 +233,8 @@ def neural(
             for b in range(LANES):
                 for t in range(count):
                     n = start + t - late[b]
-                    tile[t * LANES + b] = envelope[b, n] if n >= 0 else 0.0
-                    moved[t * LANES + b] = motion[b, n] if n >= 0 else 0.0
+                    tile[t * LANES + b] = envelope[b % bands, n] if n >= 0 else 0.0
+                    moved[t * LANES + b] = motion[b % bands, n] if n >= 0 else 0.0
         for t in range(count):
             amplitude = load(tile, t * LANES, LANES) + small
             store(tile, t * LANES, amplitude)
@@ -252,7 +256,7 @@ def neural(
         else:
             for b in range(LANES):
                 for t in range(max(0, late[b] - start), count):
-                    motion[b, start + t - late[b]] = moved[t * LANES + b]
+                    motion[b % bands, start + t - late[b]] = moved[t * LANES + b]
         if count == HOP:
             store(sums, 0, rise)
             for b in range(LANES):

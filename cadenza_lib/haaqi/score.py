@@ -236,6 +236,8 @@ class HaaqiReference:
             if self._side is None or self._side.size != size:
                 self._side = ReferenceSide(self._signal[:size], self._model)
             side = self._side
+            if not self._model.keep:
+                self._side = None
         found = side.compare(signal[:size])
         if side.rows is not None:
             self._last = side.rows, found.audible_segments
