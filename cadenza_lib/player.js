@@ -5,7 +5,9 @@
 // Cross-fades are linear because takes are versions of the same music: correlated signals add in amplitude.
 
 const FADE_S = 0.012;
-const LEAD_S = 0.03; // a deck is scheduled this far ahead, so that all its sources make the same sample
+// Decks and fades are scheduled this far ahead, so that all sources make the same sample, and all gains move together
+// though the browser may stop the page between two of them.
+const LEAD_S = 0.03;
 const SEEK_S = 1;
 const MOST_SHOWN = 1.6; // of full scale, in the waveform: what lies further beyond is cut off
 const HEADROOM_STEP_DB = 6; // so that the common attenuation seldom changes while someone turns a knob
@@ -97,14 +99,25 @@ function mountPlayer(host, matched = false) {
     return state.looping ? played % duration_s() : Math.min(played, duration_s());
   }
 
-  function fade(parameter, target, start) {
-    parameter.cancelScheduledValues(start);
-    parameter.setValueAtTime(parameter.value, start);
-    parameter.linearRampToValueAtTime(target, start + FADE_S);
+  const soon_s = () => context.currentTime + LEAD_S;
+
+  // A gain that fades, and knows its value at a time to come, at which the fade before may still be on its way.
+  function makeGain(value) {
+    const node = new GainNode(context, { gain: value });
+    let fade = { from: value, to: value, start: 0 };
+    const valueAt = (at) => fade.from + (fade.to - fade.from) * Math.max(0, Math.min((at - fade.start) / FADE_S, 1));
+    function fadeTo(target, start) {
+      const reached = valueAt(start);
+      node.gain.cancelScheduledValues(start);
+      node.gain.linearRampToValueAtTime(reached, start);
+      node.gain.linearRampToValueAtTime(target, start + FADE_S);
+      fade = { from: reached, to: target, start };
+    }
+    return { node, fadeTo };
   }
   function stopDeck(start) {
     if (!state.deck) return;
-    fade(state.deck.gain.gain, 0, start);
+    state.deck.gain.fadeTo(0, start);
     for (const source of state.deck.sources) {
       source.onended = null;
       source.stop(start + FADE_S);
@@ -112,18 +125,15 @@ function mountPlayer(host, matched = false) {
     state.deck = null;
   }
   function startDeck(offset_s) {
-    const started = context.currentTime + LEAD_S, gain = context.createGain();
-    gain.connect(master);
-    gain.gain.setValueAtTime(0, context.currentTime);
-    gain.gain.setValueAtTime(0, started);
-    gain.gain.linearRampToValueAtTime(1, started + FADE_S);
+    const started = soon_s(), gain = makeGain(0);
+    gain.node.connect(master);
+    gain.fadeTo(1, started);
     const gains = [], sources = state.buffers.map((buffer, index) => {
-      const source = context.createBufferSource(), level = context.createGain();
+      const source = context.createBufferSource(), level = makeGain(heard(index));
       source.buffer = buffer;
       source.loop = state.looping;
       source.loopEnd = duration_s();
-      level.gain.value = heard(index);
-      source.connect(level).connect(gain);
+      source.connect(level.node).connect(gain.node);
       if (state.looping) source.start(started, offset_s);
       else source.start(started, offset_s, duration_s() - offset_s);
       gains.push(level);
@@ -134,7 +144,9 @@ function mountPlayer(host, matched = false) {
     sources[0].onended = () => { state.deck = null; state.offset_s = 0; show(); };
   }
   function applyGains() {
-    if (state.deck) state.deck.gains.forEach((level, index) => fade(level.gain, heard(index), context.currentTime));
+    if (!state.deck) return;
+    const start = soon_s();
+    state.deck.gains.forEach((level, index) => level.fadeTo(heard(index), start));
   }
 
   const decoded = new WeakMap(); // by bytes, so that takes that stay need not be decoded again
@@ -167,8 +179,9 @@ function mountPlayer(host, matched = false) {
 
   async function toggle() {
     if (state.deck) {
-      state.offset_s = position_s();
-      stopDeck(context.currentTime);
+      const end = soon_s();
+      state.offset_s = position_s(end);
+      stopDeck(end);
       return show();
     }
     try {
@@ -218,7 +231,7 @@ function mountPlayer(host, matched = false) {
     }
     const buffers = await Promise.all(takes.map(decode));
     if (mine !== latest) return; // dropped: the knob has moved on
-    const offset_s = state.deck ? position_s(context.currentTime + LEAD_S) : null;
+    const offset_s = state.deck ? position_s(soon_s()) : null;
     Object.assign(state, { takes, buffers, active: Math.min(state.active, takes.length - 1) });
     if (offset_s !== null) startDeck(offset_s % duration_s());
     show();

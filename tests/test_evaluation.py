@@ -1,6 +1,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -317,3 +319,40 @@ def test_a_job_that_dies_is_told_in_one_sentence_and_the_next_call_goes_on(corpu
     with pytest.raises(ParameterError, match=rf"One of 2 jobs that score for {tmp_path} died, .*which goes on"):
         evaluation.evaluate(corpus, _Dead(), settings, pairs, tmp_path, progress=False, jobs=2)
     assert len(evaluation.evaluate(corpus, _Counting(), settings, pairs, tmp_path, progress=False)) == len(pairs)
+
+
+MEMORY = """
+import sys
+
+import torch
+
+from cadenza_lib.corpus import Corpus
+from cadenza_lib.evaluation import Settings, evaluate
+from cadenza_lib.haaqi import comparison
+from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.separation import network_separator
+
+
+class Quarters(torch.nn.Module):
+    def forward(self, mixture):
+        return mixture[:, None].expand(-1, len(STEMS), -1, -1) / len(STEMS)
+
+
+comparison.GROUP_BYTES //= 10  # so that a minute is as long as ten minutes are
+separator = network_separator(Quarters(), STEMS, torch.device("cpu"))
+for root in sys.argv[1:]:
+    corpus = Corpus(root)
+    pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
+    evaluate(corpus, separator, Settings(root, "train", "quarters"), pairs, f"{root}/out", progress=False)
+    print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads the peak from Linux' /proc")
+def test_a_minute_of_music_takes_less_than_half_a_gigabyte(tmp_path):
+    roots = [tiny_corpus(tmp_path / str(duration_s), duration_s) for duration_s in (1.0, 60.0)]
+    command = [sys.executable, "-c", MEMORY, *map(str, roots)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    after_a_second, after_a_minute = (int(kib) * 1024 / 1e9 for kib in done.stdout.split())
+    # The four true stems, the four estimates and the mixture alone are 0.19 GB in float32, and twice that in float64.
+    assert after_a_minute - after_a_second < 0.45

@@ -57,6 +57,16 @@ def opened(tmp_path: Path, open_page: Callable):
     return open_player
 
 
+STALL = """() => {
+  const cancel = AudioParam.prototype.cancelScheduledValues;
+  AudioParam.prototype.cancelScheduledValues = function (start) {
+    const end = performance.now() + 5;
+    while (performance.now() < end);
+    return cancel.call(this, start);
+  };
+}"""  # a busy machine stops the page for longer than a quantum of the audio thread, between any two takes
+
+
 def test_switching_between_equal_takes_leaves_the_music_as_it_is(opened) -> None:
     signal = music()
     watched = opened(*(Take(name, signal, RATE) for name in ("one", "two", "three")))
@@ -64,6 +74,7 @@ def test_switching_between_equal_takes_leaves_the_music_as_it_is(opened) -> None
     page.click("button.play")
     wait_for(page, "playing")
     page.evaluate(RECORD)
+    page.evaluate(STALL)
     page.wait_for_timeout(300)
     for key in "2313":
         page.keyboard.press(key)
@@ -79,8 +90,7 @@ def test_switching_between_equal_takes_leaves_the_music_as_it_is(opened) -> None
     start = int(np.argmax(match[: len(decoded)]))
     error = heard - looped[start : start + len(heard)]
     # A gap, a click or a shift by one sample makes errors of the signal's size; the browser computes in float32.
-    # A page that a busy machine stops between two takes' fades lets one of them begin late, so few samples may differ.
-    assert np.mean(np.abs(error) > 1e-3 * np.abs(heard).max()) < 0.01
+    assert np.abs(error).max() < 1e-3 * np.abs(heard).max()
     assert states(page)["active"] == 2
     assert watched.complaints == []
 
