@@ -66,6 +66,20 @@ class Split:
     at_ear_songs: Mapping[str, dict[str, Any]]
     """Metadata of at-ear songs by name; empty where none have been simulated."""
 
+    def listener(self, name: str) -> Listener:
+        """Return a listener by id.
+
+        Raises
+        ------
+        ParameterError
+            If the split has no listener of this id.
+        """
+        if name not in self.listeners:
+            raise ParameterError(
+                f"Listener {name!r} is not in split {self.name!r}; it has {', '.join(self.listeners) or 'none'}."
+            )
+        return self.listeners[name]
+
 
 class Corpus:
     """A data set in the challenge's layout.

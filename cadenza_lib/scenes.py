@@ -27,6 +27,7 @@ __all__ = [
     "sample_scene_listeners",
     "sample_scenes",
     "seeded",
+    "spread_scenes",
 ]
 
 STEMS = ("vocals", "drums", "bass", "other")
@@ -190,6 +191,20 @@ def choose_pairs(scene_listeners: Mapping[str, Sequence[str]], n_pairs: int = 0,
         return pairs
     chosen = seeded(seed).permutation(len(pairs))[:n_pairs]
     return [pairs[index] for index in sorted(chosen)]
+
+
+def spread_scenes(scenes: Mapping[str, Scene], n_scenes: int = 0) -> dict[str, Scene]:
+    """Return some scenes, 0: all, at equal distances in the metadata, where those of a song follow each other.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer scenes than asked for, or the number is negative.
+    """
+    if not 0 <= n_scenes <= len(scenes):
+        raise ParameterError(f"n_scenes {n_scenes} must lie between 0 (all) and {len(scenes)}, the number of scenes.")
+    step = len(scenes) // n_scenes if n_scenes else 1
+    return dict(list(scenes.items())[::step][: n_scenes or None])
 
 
 def _choose(generator: np.random.RandomState, source: list[str], size: int) -> list[str]:

@@ -101,6 +101,13 @@ def test_songs_at_the_ears_are_the_same_from_the_official_files_and_simulated(ro
         assert torch.equal(narrow.stems.double(), stored.stems) and torch.equal(narrow.mixture.double(), stored.mixture)
 
 
+def test_unknown_listener_is_an_error_that_names_those_there_are(pristine: Path) -> None:
+    split = Corpus(pristine).split("train")
+    assert split.listener("B") is split.listeners["B"]
+    with pytest.raises(ParameterError, match="^Listener 'C' is not in split 'train'; it has A, B.$"):
+        split.listener("C")
+
+
 def test_validation_layout_without_dry_songs_opens(root: Path) -> None:
     simulate_officially(root)
     (root / "metadata" / "musdb18.train.json").unlink()

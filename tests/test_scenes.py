@@ -2,7 +2,7 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from cadenza_lib.scenes import (
     legacy_seed,
     sample_scene_listeners,
     sample_scenes,
+    spread_scenes,
 )
 
 SONGS = ["Actions - One Minute Smile", "Ärger & Söhne", "Tiny 1", "Tiny 2", "歌"]
@@ -208,6 +209,18 @@ def test_smaller_subset_is_contained_in_every_larger_one(seed: int) -> None:
 
 def test_another_seed_chooses_other_pairs() -> None:
     assert len({tuple(choose_pairs(SCENE_LISTENERS, 5, seed)) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(("n_scenes", "kept"), [(0, range(10)), (1, [0]), (3, [0, 3, 6]), (6, range(6)), (10, range(10))])
+def test_scenes_are_spread_over_the_metadata(n_scenes: int, kept: Iterable[int]) -> None:
+    scenes = {f"scene_{number}": Scene(f"song {number // 2}", "gain", "hlp") for number in range(10)}
+    assert list(spread_scenes(scenes, n_scenes).items()) == [list(scenes.items())[number] for number in kept]
+
+
+@pytest.mark.parametrize("n_scenes", [-1, 1])
+def test_number_of_scenes_out_of_bounds_is_an_error(n_scenes: int) -> None:
+    with pytest.raises(ParameterError, match=rf"n_scenes {n_scenes} must lie between 0 \(all\) and 0"):
+        spread_scenes({}, n_scenes)
 
 
 @pytest.mark.parametrize("n_pairs", [-1, len(ALL_PAIRS) + 1])
