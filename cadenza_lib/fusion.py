@@ -23,7 +23,16 @@ from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import Separator
 
-__all__ = ["MIXTURE_WEIGHT", "ModelWeights", "add_mixture", "check_fit", "combine", "ensemble", "fuse", "simplex_weights"]
+__all__ = [
+    "MIXTURE_WEIGHT",
+    "ModelWeights",
+    "add_mixture",
+    "check_fit",
+    "combine",
+    "ensemble",
+    "fuse",
+    "simplex_weights",
+]
 
 MIXTURE_WEIGHT = 0.15
 """Share of the mixture in each fused stem that the paper found best."""

@@ -211,7 +211,9 @@ def test_another_seed_chooses_other_pairs() -> None:
     assert len({tuple(choose_pairs(SCENE_LISTENERS, 5, seed)) for seed in range(5)}) > 1
 
 
-@pytest.mark.parametrize(("n_scenes", "kept"), [(0, range(10)), (1, [0]), (3, [0, 3, 6]), (6, range(6)), (10, range(10))])
+@pytest.mark.parametrize(
+    ("n_scenes", "kept"), [(0, range(10)), (1, [0]), (3, [0, 3, 6]), (6, range(6)), (10, range(10))]
+)
 def test_scenes_are_spread_over_the_metadata(n_scenes: int, kept: Iterable[int]) -> None:
     scenes = {f"scene_{number}": Scene(f"song {number // 2}", "gain", "hlp") for number in range(10)}
     assert list(spread_scenes(scenes, n_scenes).items()) == [list(scenes.items())[number] for number in kept]
