@@ -98,13 +98,14 @@ def test_songs_at_the_ears_are_the_same_from_the_official_files_and_simulated(ro
         assert torch.equal(stored.mixture, simulated[name].mixture)
         narrow = corpus.at_ear_song(split, scene, torch.float32)
         assert narrow.stems.dtype == narrow.mixture.dtype == torch.float32
-        assert torch.equal(narrow.stems.double(), stored.stems) and torch.equal(narrow.mixture.double(), stored.mixture)
+        assert torch.equal(narrow.stems.double(), stored.stems)
+        assert torch.equal(narrow.mixture.double(), stored.mixture)
 
 
 def test_unknown_listener_is_an_error_that_names_those_there_are(pristine: Path) -> None:
     split = Corpus(pristine).split("train")
     assert split.listener("B") is split.listeners["B"]
-    with pytest.raises(ParameterError, match="^Listener 'C' is not in split 'train'; it has A, B.$"):
+    with pytest.raises(ParameterError, match=r"^Listener 'C' is not in split 'train'; it has A, B\.$"):
         split.listener("C")
 
 

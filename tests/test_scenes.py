@@ -220,7 +220,7 @@ def test_scenes_are_spread_over_the_metadata(n_scenes: int, kept: Iterable[int])
 
 
 @pytest.mark.parametrize("n_scenes", [-1, 1])
-def test_number_of_scenes_out_of_bounds_is_an_error(n_scenes: int) -> None:
+def test_number_of_spread_scenes_out_of_bounds_is_an_error(n_scenes: int) -> None:
     with pytest.raises(ParameterError, match=rf"n_scenes {n_scenes} must lie between 0 \(all\) and 0"):
         spread_scenes({}, n_scenes)
 
