@@ -81,20 +81,21 @@ def fuse(
     >>> torch.allclose(fuse([stems, stems], mixture, mixture_weight=0.0), stems)
     True
     """
-    return add_mixture(combine(estimates, model_weights), mixture.unsqueeze(-3), mixture_weight, complement)
+    combined = combine(estimates, model_weights).to(torch.promote_types(estimates[0].dtype, mixture.dtype))
+    return add_mixture(combined, mixture.unsqueeze(-3), mixture_weight, complement)
 
 
 def combine(estimates: Sequence[Tensor], model_weights: ModelWeights | None = None) -> Tensor:
-    """Return the weighted sum of several models' stems; see `fuse`, of which this is the part without the mixture."""
+    """Return the weighted sum of several models' stems, float64; see `fuse`, whose part without the mixture this is."""
     if not estimates:
         raise ParameterError("Fusion needs the estimates of at least one model; none was given.")
     if shapes := {tuple(estimate.shape) for estimate in estimates[1:]} - {tuple(estimates[0].shape)}:
         raise AudioError(f"Stems of shape {shapes.pop()} and {tuple(estimates[0].shape)} cannot be added.")
     weights = simplex_weights(model_weights, len(estimates), estimates[0].shape[-3])
-    return sum(
-        (weight[:, None, None].to(estimate) * estimate for weight, estimate in zip(weights, estimates, strict=True)),
-        torch.zeros_like(estimates[0]),
-    )
+    combined = torch.zeros_like(estimates[0], dtype=weights.dtype)
+    for weight, estimate in zip(weights, estimates, strict=True):
+        combined += weight[:, None, None].to(estimate.device) * estimate
+    return combined
 
 
 def add_mixture(signal: Tensor, mixture: Tensor, mixture_weight: float, complement: bool = True) -> Tensor:

@@ -140,7 +140,17 @@ def grid(
     output_levels_db: Sequence[float] = (0.0,),
     clips: Sequence[bool] = (True,),
 ) -> list[Candidate]:
-    """Return every combination as a candidate."""
+    """Return every combination as a candidate.
+
+    Raises
+    ------
+    ParameterError
+        If there is nothing to combine, or a value is there twice.
+    """
+    given = {"model_weights": model_weights, "mixture_weights": mixture_weights, "output_levels_db": output_levels_db}
+    for name, values in given.items():
+        if not values or len(set(map(as_tuples, values))) < len(values):
+            raise ParameterError(f"{name} {list(values)} must hold at least one value, and each once.")
     return [Candidate(*values) for values in itertools.product(model_weights, mixture_weights, output_levels_db, clips)]
 
 
@@ -469,8 +479,10 @@ def search(
     Raises
     ------
     ParameterError
-        If `search.db` holds another search, or cannot be read or written.
+        If there is no trial to make, or `search.db` holds another search, or cannot be read or written.
     """
+    if n_trials < 1:
+        raise ParameterError(f"n_trials {n_trials} must be at least 1.")
     with locked(sweep.out_dir / ".search.lock"), _quiet_optuna(), _database_errors(sweep.out_dir / "search.db"):
         study = _study(sweep, on, space, seed, start)
         while batch := _next_batch(study, space, n_trials, seed):

@@ -205,6 +205,14 @@ def test_splits_that_share_a_song_are_refused(corpus):
         search_and_test(data, "train", "copy", 1, 1)
 
 
+@pytest.mark.parametrize("values", [{"mixture_weights": []}, {"mixture_weights": [0.1, 0.1]}, {"output_levels_db": []}])
+def test_a_grid_of_nothing_or_of_something_twice_is_an_error(values):
+    with pytest.raises(ParameterError, match="must hold at least one value, and each once"):
+        grid(**{"model_weights": [(1.0, 0.0)], "mixture_weights": [0.0]} | values)
+    with pytest.raises(ParameterError, match=r"model_weights \[\[1.0\], \[1.0\]\] must hold"):
+        grid([[1.0], [1.0]], [0.0])
+
+
 def test_a_simplex_grid_has_all_multiples_and_nothing_else():
     weights = simplex_grid(3, 4)
     assert len(set(weights)) == len(weights) == 15  # (4 + 2) over 2
@@ -325,6 +333,13 @@ def test_another_search_is_not_mixed_in(tmp_path):
 def test_a_space_without_sense_is_refused(bounds):
     with pytest.raises(ParameterError, match="A search needs max_mixture_weight from 0 to 1 and a lowest level"):
         Space(2, **bounds)
+
+
+@pytest.mark.parametrize("n_trials", [0, -1])
+def test_a_search_without_trials_is_an_error(n_trials, tmp_path):
+    with pytest.raises(ParameterError, match=f"n_trials {n_trials} must be at least 1"):
+        search(_Stub(tmp_path), PAIRS, SPACE, n_trials)
+    assert not (tmp_path / "search.db").exists()
 
 
 def test_candidates_survive_a_table(tmp_path):
