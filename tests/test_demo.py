@@ -76,13 +76,11 @@ def test_a_tiny_corpus_opens_like_the_challenges(tmp_path):
 @pytest.mark.slow
 def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
     corpus, separator = demo.open_corpus("demo"), separation.load("demo_hdemucs", "cpu")
-    improvement = []
-    for name in ("valid", "test"):
-        split = corpus.split(name)
-        for song in split.songs:
-            stems, mixture = corpus.song(split, song)
-            estimate = separator(AtEarSong(song, stems, mixture))
-            improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
+    split, improvement = corpus.split("test"), []
+    for song in split.songs:
+        stems, mixture = corpus.song(split, song)
+        estimate = separator(AtEarSong(song, stems, mixture))
+        improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
     assert float(torch.stack(improvement).mean()) > 8.0
 
 
@@ -92,7 +90,7 @@ def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perf
     split = corpus.split("valid")
     listener = split.listeners["N2"]
     mean = dict.fromkeys(("mixture", "demo_hdemucs", "oracle"), 0.0)
-    scenes = list(split.scenes)[::4]  # one of each song
+    scenes = list(split.scenes)[::8]  # of two songs
     for scene_id in scenes:
         song, gains_db = corpus.at_ear_song(split, split.scenes[scene_id]), corpus.gains_db(split.scenes[scene_id])
         for system in mean:

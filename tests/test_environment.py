@@ -5,7 +5,7 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -75,10 +75,15 @@ def imported() -> dict[str, set[Path]]:
     return found
 
 
+@cache
+def installed() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 def distributions(module: str) -> set[str]:
     if module in COMPANIONS:
         return {COMPANIONS[module]}
-    return {canonicalize_name(name) for name in packages_distributions().get(module, [])}
+    return {canonicalize_name(name) for name in installed().get(module, [])}
 
 
 def test_conda_specs_and_channels_are_valid() -> None:
