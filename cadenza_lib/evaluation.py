@@ -295,9 +295,10 @@ def evaluate(
     with locked(out_dir / ".scores.lock"):
         claim(out_dir / "settings.json", settings)
         _score_missing(corpus, separator, settings, pairs, out_dir, progress, jobs)
-    scores = read_scores(out_dir).set_index(["scene", "listener"])
-    wanted = pd.MultiIndex.from_tuples([(pair.scene, pair.listener) for pair in pairs], names=scores.index.names)
-    return scores.loc[wanted].reset_index()[list(COLUMNS)]
+    scores = read_scores(out_dir)
+    places = {key: place for place, key in enumerate(zip(scores["scene"], scores["listener"], strict=True))}
+    wanted = [places[pair.scene, pair.listener] for pair in pairs]
+    return scores.iloc[wanted].reset_index(drop=True)[list(COLUMNS)]
 
 
 def _score_missing(

@@ -325,7 +325,7 @@ def targets(table: pd.DataFrame, axes: Axes, title: str = "Training targets") ->
     rows = table[table["target"] != "start"]
     places = np.arange(len(rows))
     low, high = rows["difference"] - rows["difference_low"], rows["difference_high"] - rows["difference"]
-    axes.errorbar(places, rows["difference"], yerr=[low, high], fmt="o", capsize=4, color="#0173b2")
+    axes.errorbar(places, rows["difference"], yerr=np.array([low, high]), fmt="o", capsize=4, color="#0173b2")
     axes.axhline(0, color="black", linewidth=0.8)
     labels = [f"{row.target}\n({row.n_seeds} seeds)" for row in rows.itertuples()]
     axes.set_xticks(places, labels)

@@ -184,7 +184,7 @@ def haaqi_by_gain(gains: pd.DataFrame, axes: Axes, title: str | None = None) -> 
     for place, stem in enumerate(STEMS):
         rows = gains[gains["stem"] == stem].sort_values("gain_db")
         shifted = rows["gain_db"] + 0.35 * (place - 1.5)  # so that intervals do not hide each other
-        spread = [rows["haaqi"] - rows["ci_low"], rows["ci_high"] - rows["haaqi"]]
+        spread = np.array([rows["haaqi"] - rows["ci_low"], rows["ci_high"] - rows["haaqi"]])
         axes.errorbar(shifted, rows["haaqi"], yerr=spread, fmt="os^D"[place] + "-", markersize=4, capsize=2, label=stem)
     axes.set_xticks(sorted(gains["gain_db"].unique()))
     axes.set_ylim(0, 1.02)
