@@ -24,6 +24,10 @@ PATIENCE_S = 180  # a machine that is busy with other tests must not fail these
 
 EXPLORER = ".cadenza-explorer"
 KERNEL_IDLE = "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+SCROLL = f"""() => {{
+  const notebook = window.jupyterapp.shell.currentWidget.content;
+  return notebook.scrollToItem(notebook.widgets.findIndex((cell) => cell.node.querySelector("{EXPLORER}")));
+}}"""
 READY = "document.querySelector('.cadenza-status')?.textContent === 'Ready.'"
 
 
@@ -60,8 +64,10 @@ def open_tour(page: Any, lab: Lab) -> None:
     page.wait_for_function(KERNEL_IDLE)
     page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    page.wait_for_selector(EXPLORER)
+    page.wait_for_selector(EXPLORER, state="attached")
     page.wait_for_function(READY)
+    page.evaluate(SCROLL)  # JupyterLab 4.2 hides the cells that are far from the window
+    page.wait_for_selector(EXPLORER)
     page.evaluate(f"document.querySelector('{EXPLORER}').scrollIntoView()")
 
 
