@@ -147,14 +147,14 @@ def test_weighted_intervals_are_those_of_resampled_rows() -> None:
 
 def test_interval_of_a_correlation_covers_the_one_it_was_simulated_with() -> None:
     rng = np.random.default_rng(9)
-    slope, listener_sd, repetitions = -0.004, 0.06, 40
+    slope, listener_sd, repetitions = -0.004, 0.06, 25
     signal = slope**2 * 70**2 / 12  # variance of a uniform loss from 10 to 80 dB HL
     truth = -math.sqrt(signal / (signal + listener_sd**2 + 0.05**2))
     covered = 0
     for repetition in range(repetitions):
         row = correlation_table(simulated_table(25, 2, listener_sd, rng, slope), seed=repetition).iloc[0]
         covered += row["ci_low"] <= truth <= row["ci_high"]
-    assert 0.81 <= covered / repetitions <= 1  # 93 %, standard deviation 4 %
+    assert 0.78 <= covered / repetitions <= 1  # 93 %, standard deviation 5 %
 
 
 def test_p_values_hold_their_level_where_rows_taken_as_independent_do_not() -> None:

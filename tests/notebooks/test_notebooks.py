@@ -19,11 +19,11 @@ from official import simulate_officially
 from cadenza_lib import evaluation
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.evaluation import OFFICIAL_COLUMNS
-from cadenza_lib.fusion import fuse
+from cadenza_lib.evaluation import OFFICIAL_COLUMNS, Settings
+from cadenza_lib.fusion import ensemble, fuse
 from cadenza_lib.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
-from cadenza_lib.scenes import STEMS
-from cadenza_lib.separation import save_checkpoint
+from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.separation import load, save_checkpoint
 from cadenza_lib.sweep import CANDIDATE_COLUMNS, search_and_test
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -367,15 +367,17 @@ def test_06_report_puts_the_papers_table_beside_ours(
 
 def test_06_report_puts_the_papers_systems_beside_ours_and_judges_its_claims(corpus: Path, tmp_path: Path) -> None:
     # Stand-ins whose order is known: the true stems are better than a half of them, and that better than no processing.
-    systems: dict[str, dict[str, Any]] = {
-        "Baseline Open-Unmix": {"system": "mixture"},
-        "Baseline Hybrid Demucs": {"system": ["oracle", "mixture"]},
-        "Official-USTC": {"system": ["oracle", "mixture"], "model_weights": [1.0, 0.0]},
+    loaded = [load("oracle"), load("mixture")]
+    systems = {
+        "Baseline Open-Unmix": loaded[1],
+        "Baseline Hybrid Demucs": ensemble(loaded),
+        "Official-USTC": ensemble(loaded, [1.0, 0.0]),
     }
-    folders = [
-        run("03_evaluate", tmp_path / label, corpus=str(corpus), label=label, n_pairs=0, clip=False, **how)
-        for label, how in systems.items()
-    ]
+    data, folders = Corpus(corpus), [tmp_path / label for label in systems]
+    pairs = choose_pairs(data.split(SPLIT).scene_listeners)
+    for (label, separator), folder in zip(systems.items(), folders, strict=True):
+        settings = Settings(str(corpus), SPLIT, label, clip=False, label=label)
+        evaluation.evaluate(data, separator, settings, pairs, folder, progress=False)
     out = run("06_report", tmp_path / "out", evaluations=[str(folder) for folder in folders])
     table = pd.read_csv(out / "table2.csv").set_index("system")
     for label, folder in zip(systems, folders, strict=True):
