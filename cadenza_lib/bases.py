@@ -27,7 +27,7 @@ from cadenza_lib.fitting import Output, amplify, finish, listener_firs
 from cadenza_lib.fusion import ModelWeights, simplex_weights
 from cadenza_lib.listeners import Listener
 from cadenza_lib.loudness import block_gram, gated_loudness, integrated_loudness, matching_gain
-from cadenza_lib.remix import MIXTURE_PLACES, apply_gains
+from cadenza_lib.remix import apply_gains, mixture_scale
 
 __all__ = ["Candidate", "PairBases", "SceneBases"]
 
@@ -76,8 +76,7 @@ class SceneBases:
         per_stem: bool = False,
         mixture_into: str = "stems",
     ) -> None:
-        if mixture_into not in MIXTURE_PLACES:
-            raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+        self._mixture_scale = float(mixture_scale(gains_db, mixture_into))
         if not estimates:
             raise ParameterError("A scene needs the estimates of at least one model; none was given.")
         self.song, self.gains_db = song, gains_db
@@ -86,7 +85,6 @@ class SceneBases:
         gained = apply_gains(torch.stack(list(estimates)), gains_db)  # (model, stem, channel, time)
         gained = gained.flatten(0, 1) if per_stem else gained.sum(1)
         self.signals = torch.cat([gained, song.mixture[None]])  # (base, channel, time) at 44.1 kHz
-        self._mixture_scale = float((10 ** (gains_db / 20)).sum()) if mixture_into == "stems" else 1.0
         self._gram = block_gram(self.signals, SAMPLE_RATE)
         self._mixture_lufs = integrated_loudness(song.mixture, SAMPLE_RATE)
 

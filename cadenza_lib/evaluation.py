@@ -357,9 +357,7 @@ def _rows(
             del stems, mixture
         for pair in same_scene:
             listener = split.listeners[pair.listener]
-            amplified = amplify(remixed, listener_firs(listener))
-            output = finish(amplified, settings.output_level_db, settings.clip)
-            del amplified
+            output = finish(amplify(remixed, listener_firs(listener)), settings.output_level_db, settings.clip)
             save_output(output, out_dir / "enhanced_signals" / signal_name(pair))
             result = score(output, reference, listener, scene)
             yield scene, name, pair.listener, *result.values()

@@ -12,7 +12,7 @@ from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.fusion import add_mixture, check_fit
 from cadenza_lib.loudness import loudness_matching_gain
 
-__all__ = ["MIXTURE_PLACES", "apply_gains", "downmix", "normalise_loudness", "remix"]
+__all__ = ["MIXTURE_PLACES", "apply_gains", "downmix", "mixture_scale", "normalise_loudness", "remix"]
 
 MIXTURE_PLACES = ("stems", "downmix")
 """What the mixture can be mixed into, see `fusion`."""
@@ -39,6 +39,23 @@ def apply_gains(stems: Tensor, gains_db: Tensor) -> Tensor:
 def downmix(stems: Tensor) -> Tensor:
     """Sum the stems: `(..., stem, channel, time)` to `(..., channel, time)`."""
     return stems.sum(-3)
+
+
+def mixture_scale(gains_db: Tensor, mixture_into: str) -> Tensor:
+    """Return what scales the mixture in the downmix: the sum of the linear gains that it meets in stems, or else 1.
+
+    Shape:
+        - gains_db: `(..., stem)`
+        - result: `(...)`
+
+    Raises
+    ------
+    ParameterError
+        If the mixture is to go elsewhere than into stems or downmix.
+    """
+    if mixture_into not in MIXTURE_PLACES:
+        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    return (10 ** (gains_db / 20)).sum(-1) if mixture_into == "stems" else gains_db.new_ones(gains_db.shape[:-1])
 
 
 def normalise_loudness(signal: Tensor, mixture: Tensor, sample_rate: int = SAMPLE_RATE) -> Tensor:
@@ -72,16 +89,14 @@ def remix(
     AudioError
         If the shapes do not fit.
     """
-    if mixture_into not in MIXTURE_PLACES:
-        raise ParameterError(f"mixture_into {mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}.")
+    scale = mixture_scale(gains_db.to(mixture.device), mixture_into)[..., None, None]
     check_fit(stems, mixture)
     dtype = torch.promote_types(stems.dtype, gains_db.dtype)
-    scale = (10 ** (gains_db.to(mixture.device) / 20)).sum(-1)[..., None, None] if mixture_into == "stems" else 1.0
     batch = torch.broadcast_shapes(stems.shape[:-3], gains_db.shape[:-1], mixture.shape[:-2])
     mixed = torch.empty(*batch, *mixture.shape[-2:], dtype=dtype, device=stems.device)
     for start in range(0, mixed.shape[-1], _BLOCK):
         part = (..., slice(start, start + _BLOCK))
         summed = downmix(apply_gains(stems[part], gains_db))
         mixed[part] = add_mixture(summed, scale * mixture[part].to(dtype), mixture_weight)
-    gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)
+    gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)  # after which the wide mixture can go
     return mixed * gain
