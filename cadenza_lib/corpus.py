@@ -23,17 +23,32 @@ import soundfile
 import torch
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, load_hrtf, quantise_16bit, read_audio
+from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, hrtf_file_name, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import absolute_path, file_name, fill, find_path, is_inside, read_json, regular_file
-from cadenza_lib.listeners import Listener, load_listeners
+from cadenza_lib.identity import digest, song_file_identity
+from cadenza_lib.listeners import EARS, Listener, ear_audiogram, load_listeners
 from cadenza_lib.loudness import BLOCK_S
-from cadenza_lib.scenes import STEMS, HeadPosition, Scene
+from cadenza_lib.scenes import STEMS, HeadPosition, Pair, Scene
 
-__all__ = ["SIGNALS", "AtEarSong", "Corpus", "Split", "check_not_silent", "length_on_disk", "load_songs"]
+__all__ = [
+    "RECORD",
+    "SIGNALS",
+    "AtEarSong",
+    "Corpus",
+    "Split",
+    "check_not_silent",
+    "files_identity",
+    "length_on_disk",
+    "load_songs",
+    "read_record",
+]
 
 SIGNALS = (*STEMS, "mixture")
 """The files of a song, `<name>.wav` each, in the order of excerpts."""
+
+RECORD = ".identity"
+"""File in the directory of a song at the ears that tells what `simulate` made it of."""
 
 _OLD_NAMES = {"head_loudspeaker_positions.json": "head_positions.json"}
 
@@ -251,6 +266,57 @@ class Corpus:
         check_not_silent(mixture, name)
         return AtEarSong(name=name, stems=stems, mixture=mixture)
 
+    def pair_identity(self, split: Split, pair: Pair) -> str:
+        """Return the identity of all that decides a pair's score beside the system; see `identity`.
+
+        Raises
+        ------
+        CorpusError
+            If a file of its song cannot be read.
+        """
+        scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]
+        audiograms = [ear_audiogram(listener, ear) for ear in EARS]
+        thresholds = [[audiogram.frequencies.tolist(), audiogram.levels.tolist()] for audiogram in audiograms]
+        return digest(pair.scene, self.gains_db(scene).tolist(), thresholds, self.song_identity(split, scene))
+
+    def song_identity(self, split: Split, scene: Scene) -> str:
+        """Return the identity of a scene's song at the ears; one that `simulate` wrote has that of its dry song.
+
+        Raises
+        ------
+        CorpusError
+            If a file cannot be read, or the song was simulated from a dry song that has changed.
+        """
+        stored = self._stored_at_ears(split, scene)
+        if stored is None:
+            return self.simulated_identity(split, scene.music, scene.head_loudspeaker_positions)
+        files, record = files_identity(stored), read_record(stored)
+        if record is None or record["files"] != files:
+            return files
+        has_dry_song = scene.music in split.songs and self.music_folder(split.songs[scene.music]).is_dir()
+        if has_dry_song and record["source"] != self.simulated_identity(
+            split, scene.music, scene.head_loudspeaker_positions
+        ):
+            raise CorpusError(
+                f"{stored} was simulated from other files than {self.root} has now; simulate the split again, or "
+                f"restore them."
+            )
+        return record["source"]
+
+    def simulated_identity(self, split: Split, music: str, position: str) -> str:
+        """Return the identity of a dry song as it is simulated at the ears; see `song_identity`."""
+        return digest(self._dry_identity(split.songs[music]), self._hrtf_identity(self.head_positions[position]))
+
+    def _dry_identity(self, entry: dict[str, Any]) -> str:
+        """Return the identity of a dry song by its metadata; that of the demo corpus is its seed."""
+        return files_identity(self.music_folder(entry))
+
+    def _hrtf_identity(self, position: HeadPosition) -> str:
+        """Return the identity of the HRTFs of a head position; in the demo corpus, of the head."""
+        angles = (position.left_angle, position.right_angle)
+        names = [hrtf_file_name(position.mic, position.subject, angle) for angle in angles]
+        return digest(*(song_file_identity(find_path(self.hrtf_folder / name, self.hrtf_folder)) for name in names))
+
     def _read_song(self, entry: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Read a dry song by its metadata; the demo corpus renders it instead."""
         return _read_stems(self.music_folder(entry), dtype)
@@ -427,6 +493,31 @@ def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
         if signal.shape[-1] != stop - start:
             raise AudioError(f"{file} ends before sample {stop}, unlike mixture.wav; copy or download it again.")
     return torch.stack(signals)
+
+
+def files_identity(folder: Path) -> str:
+    """Return the identity of the five files of a song.
+
+    Raises
+    ------
+    CorpusError
+        If one cannot be read.
+    """
+    return digest(*(song_file_identity(find_path(folder / f"{name}.wav", folder)) for name in SIGNALS))
+
+
+def read_record(folder: Path) -> dict[str, str] | None:
+    """Return the identities that `simulate` left in the directory of a song at the ears: `source` and `files`.
+
+    A directory that another program wrote has none.
+    """
+    path = folder / RECORD
+    try:
+        record = read_json(path)
+    except CorpusError:
+        return None
+    is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("source", "files"))
+    return record if is_record else None
 
 
 def length_on_disk(folder: Path) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name, quantise_16bit, spherical_head_hrtf
 from cadenza_lib.corpus import AtEarSong, Corpus
 from cadenza_lib.files import DATA, make_directory, write_json
+from cadenza_lib.identity import digest
 from cadenza_lib.listeners import Audiogram, Listener, standard_audiogram
 from cadenza_lib.scenes import STEMS, HeadPosition, gain_grid, head_positions, sample_scene_listeners, sample_scenes
 from cadenza_lib.synthesis import render_song
@@ -85,6 +86,12 @@ class DemoCorpus(Corpus):
                     self._rendered.pop(next(iter(self._rendered)))
                 self._rendered[entry["Seed"]] = torch.cat([stems, mixture[None]])
             return self._rendered[entry["Seed"]]
+
+    def _dry_identity(self, entry: dict[str, Any]) -> str:
+        return digest(entry["Seed"], entry["Duration"])
+
+    def _hrtf_identity(self, position: HeadPosition) -> str:
+        return digest(asdict(position), HEAD_RADII_M[position.subject])
 
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
         return spherical_head_hrtf(position.left_angle, position.right_angle, HEAD_RADII_M[position.subject])

@@ -1,16 +1,15 @@
 """A cache of separations: each model separates each at-ear song once, whatever is done with the stems afterwards.
 
-An entry is a safetensors file named by the SHA-256 of all that decides it: the weights (the content of a checkpoint and
-its card, the name of a pretrained model), the samples of the mixture, and how long signals are cut into chunks. It is
-written as a whole or not at all, and holds the SHA-256 of its samples; one that is torn or damaged is made again. The
-device is no part of the key: a GPU's stems differ from a CPU's by rounding only.
+An entry is a safetensors file named by the identity of all that decides it (see `identity`): the weights (the content
+of a checkpoint and its card, the name of a pretrained model), the samples of the mixture, and how long signals are cut
+into chunks. It is written as a whole or not at all, and holds the SHA-256 of its samples; one that is torn or damaged
+is made again. The device is no part of the key: a GPU's stems differ from a CPU's by rounding only.
 
 Stems are kept as float32, which is what networks compute in: half the size of float64, and rounding at -150 dB, far
 below the 16 bits of the output stage.
 """
 
 import hashlib
-import json
 import logging
 from pathlib import Path
 
@@ -22,12 +21,11 @@ from torch import Tensor
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import ModelError
 from cadenza_lib.files import DATA, atomic_path, make_directory, regular_file
+from cadenza_lib.identity import digest, file_identity
 from cadenza_lib.scenes import STEMS
 from cadenza_lib.separation import BOUNDS, DEMO_MODELS, OVERLAP, SEGMENT_S, Separator, load
 
-__all__ = ["cached_separator", "model_identity"]
-
-_LAYOUT = 1  # to be raised when entries of an older version must not be used
+__all__ = ["cached_separator", "model_identity", "weights_identity"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -74,7 +72,7 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
 
 
 def model_identity(name: str) -> str:
-    """Return what tells a model from every other: the SHA-256 of its checkpoint and card, or its name.
+    """Return what tells a model from every other: the identity of its checkpoint and card, or its name.
 
     Raises
     ------
@@ -84,27 +82,25 @@ def model_identity(name: str) -> str:
     path = DATA / f"{name}.safetensors" if name in DEMO_MODELS else Path(name).expanduser()
     if path.suffix not in (".safetensors", ".pt"):
         return name
-    digest = hashlib.sha256()
     try:
-        for file in (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,):
-            digest.update(hashlib.sha256(regular_file(file).read_bytes()).digest())
+        files = (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,)
+        return digest(*map(file_identity, files))
     except OSError as error:
         raise ModelError(f"Checkpoint {error.filename} cannot be read ({error.strerror}); check the path.") from error
-    return digest.hexdigest()
+
+
+def weights_identity(network: torch.nn.Module) -> str:
+    """Return what tells the weights of a network from others."""
+    content = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        content.update(name.encode())
+        content.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()
 
 
 def _key(identity: str, song: AtEarSong) -> str:
-    settings = {
-        "layout": _LAYOUT,
-        "model": identity,
-        "segment_s": SEGMENT_S,
-        "overlap": OVERLAP,
-        "sample_rate": song.sample_rate,
-        "shape": list(song.mixture.shape),
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    digest.update(song.mixture.numpy().tobytes())
-    return digest.hexdigest()
+    mixture = hashlib.sha256(song.mixture.numpy().tobytes()).hexdigest()
+    return digest(identity, SEGMENT_S, OVERLAP, song.sample_rate, list(song.mixture.shape), mixture)
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:

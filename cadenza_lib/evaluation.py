@@ -10,12 +10,12 @@ import functools
 import itertools
 import logging
 import pickle
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,22 +27,23 @@ from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
+from cadenza_lib.estimates import model_identity
 from cadenza_lib.executors import core_count, processes
 from cadenza_lib.files import (
     append_row,
     as_tuples,
     file_name,
-    fill,
-    locked,
+    keep_rows,
     make_directory,
-    read_json,
+    read_rows,
     read_table,
     repair_table,
-    write_json,
 )
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights
 from cadenza_lib.haaqi import Components, HaaqiReference
+from cadenza_lib.identity import claim, digest, results_lock
+from cadenza_lib.identity import read_settings as read_settings_file
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram
 from cadenza_lib.loudness import integrated_loudness
 from cadenza_lib.remix import remix
@@ -57,7 +58,6 @@ __all__ = [
     "PairReference",
     "PairScore",
     "Settings",
-    "claim",
     "enhance",
     "evaluate",
     "read_scores",
@@ -83,7 +83,11 @@ and the four features that HAAQI is made of (see `haaqi.Components`)."""
 COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for ear in EARS))
 """Columns of ours: the official ones, then `EAR_COLUMNS` of the left and of the right ear."""
 
-SettingsType = TypeVar("SettingsType")
+SIGNALS_FOLDER = "enhanced_signals"
+"""Directory of the signals in that of an evaluation."""
+
+IDENTITY = "identity"
+"""The last column of `scores.csv`: the identity of all that decides a row, see `identity`."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -249,12 +253,15 @@ def evaluate(
     out_dir: Path | str,
     progress: bool = True,
     jobs: int = 1,
+    system_identity: str | None = None,
 ) -> pd.DataFrame:
     """Enhance and score pairs; write the signals, `scores.csv` and `settings.json` to `out_dir`.
 
-    Pairs that `scores.csv` already has are not computed again. A row is written as soon as it is known, so a run that
-    is stopped loses at most the pair that it was working on; with several processes, those of one song in each. If
-    another process is evaluating into `out_dir`, this waits until it is done, and finds its rows.
+    Pairs that `scores.csv` already has are not computed again, unless what decides them has changed: weights, songs,
+    gains, audiograms (see `identity`). Rows that are no longer valid are dropped, with their signals. A row is written
+    as soon as it is known, so a run that is stopped loses at most the pair that it was working on; with several
+    processes, those of one song in each. If another process is evaluating into `out_dir`, this waits until it is done,
+    and finds its rows.
 
     Parameters
     ----------
@@ -273,6 +280,8 @@ def evaluate(
     jobs
         Processes that share out the songs, but not more than there are cores for this process; 1: this process. With
         more, the separator must come from `separation.load`.
+    system_identity
+        What tells the separator's weights from others; by default, what `settings.system` names is looked at.
 
     Returns
     -------
@@ -292,13 +301,76 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     out_dir = make_directory(out_dir)
-    with locked(out_dir / ".scores.lock"):
-        claim(out_dir / "settings.json", settings)
-        _score_missing(corpus, separator, settings, pairs, out_dir, progress, jobs)
+    with results_lock(out_dir / ".scores.lock", "scores.csv", "settings.json", SIGNALS_FOLDER):
+        table = _Table(out_dir, corpus, settings, system_identity)
+        claim(out_dir / "settings.json", settings, ("label",), ("corpus", "system"), table.has_valid_rows)
+        table.drop_invalid_rows()
+        _score_missing(corpus, separator, settings, pairs, out_dir, table, progress, jobs)
     scores = read_scores(out_dir)
     places = {key: place for place, key in enumerate(zip(scores["scene"], scores["listener"], strict=True))}
     wanted = [places[pair.scene, pair.listener] for pair in pairs]
     return scores.iloc[wanted].reset_index(drop=True)[list(COLUMNS)]
+
+
+class _Table:
+    """The table of scores of a directory, and what decides its rows.
+
+    Parameters
+    ----------
+    out_dir
+        Directory of the evaluation.
+    corpus, settings
+        Of the evaluation.
+    system_identity
+        What tells the weights from others; None: what the settings name is looked at.
+    """
+
+    def __init__(self, out_dir: Path, corpus: Corpus, settings: Settings, system_identity: str | None) -> None:
+        self.path = out_dir / "scores.csv"
+        self._signals = out_dir / SIGNALS_FOLDER
+        self._corpus, self._split = corpus, corpus.split(settings.split)
+        if system_identity is None:
+            systems = [settings.system] if isinstance(settings.system, str) else settings.system
+            system_identity = digest([model_identity(system) for system in systems])
+        self._system = digest(system_identity, asdict(replace(settings, corpus="", system="", label="")))
+        repair_table(self.path, (*COLUMNS, IDENTITY))
+
+    def identity(self, pair: Pair) -> str:
+        """Return the identity of all that decides the row of a pair."""
+        return digest(self._system, self._corpus.pair_identity(self._split, pair))
+
+    def has_valid_rows(self) -> bool:
+        """Tell whether a row, if there is any, is what would be computed now."""
+        rows = read_rows(self.path)
+        return not rows or any(map(self._is_valid, rows))
+
+    def drop_invalid_rows(self) -> None:
+        """Drop the rows that something else has decided than would decide them now, and their signals."""
+        dropped = keep_rows(self.path, self._is_valid)
+        for row in dropped:
+            name = signal_name(_pair_of(row))
+            for suffix in (".flac", ".wav"):
+                (self._signals / f"{name}{suffix}").unlink(missing_ok=True)
+        if dropped:
+            _LOGGER.warning(
+                "%s: %d of its scores were computed from other weights, songs, gains or audiograms, and are dropped.",
+                self.path,
+                len(dropped),
+            )
+
+    def known_pairs(self) -> set[Pair]:
+        """Return the pairs that have a row."""
+        scores = read_scores(self.path)
+        return {Pair(*names) for names in zip(scores["scene"], scores["listener"], strict=True)}
+
+    def _is_valid(self, row: Mapping[str, str]) -> bool:
+        pair = _pair_of(row)
+        is_in_split = pair.scene in self._split.scenes and pair.listener in self._split.listeners
+        return is_in_split and row[IDENTITY] == self.identity(pair)
+
+
+def _pair_of(row: Mapping[str, str]) -> Pair:
+    return Pair(row["scene"], row["listener"])
 
 
 def _score_missing(
@@ -307,18 +379,17 @@ def _score_missing(
     settings: Settings,
     pairs: Sequence[Pair],
     out_dir: Path,
+    table: _Table,
     progress: bool,
     jobs: int,
 ) -> None:
     """Append the rows that the table of scores lacks."""
     split = corpus.split(settings.split)
-    scores_path = out_dir / "scores.csv"
-    known = _known_pairs(scores_path)
+    known = table.known_pairs()
+    identities = {pair: table.identity(pair) for pair in pairs if pair not in known}  # before songs are read
     by_song: dict[str, list[Pair]] = {}  # one separation for all scenes and listeners of a song at the ears
-    for pair in pairs:
-        if (pair.scene, pair.listener) not in known:
-            by_song.setdefault(split.scenes[pair.scene].at_ear_song, []).append(pair)
-    n_missing = sum(map(len, by_song.values()))
+    for pair in identities:
+        by_song.setdefault(split.scenes[pair.scene].at_ear_song, []).append(pair)
     groups = list(by_song.values())
     jobs = min(jobs, core_count(), max(1, len(groups)))
     rows = (
@@ -326,14 +397,15 @@ def _score_missing(
         if jobs == 1
         else _rows_of_processes(jobs, corpus, separator, settings, out_dir, groups)
     )
-    bar = tqdm(total=len(pairs), initial=len(pairs) - n_missing, desc=settings.name, unit="pair", disable=not progress)
+    n_known = len(pairs) - len(identities)
+    bar = tqdm(total=len(pairs), initial=n_known, desc=settings.name, unit="pair", disable=not progress)
     with bar, contextlib.closing(rows):
         for row in rows:
-            append_row(scores_path, row)
+            append_row(table.path, (*row, identities[Pair(row[0], row[2])]))
             bar.update()
 
 
-_Row = tuple[object, ...]
+_Row = tuple[Any, ...]
 
 
 def _rows(
@@ -358,7 +430,7 @@ def _rows(
         for pair in same_scene:
             listener = split.listeners[pair.listener]
             output = finish(amplify(remixed, listener_firs(listener)), settings.output_level_db, settings.clip)
-            save_output(output, out_dir / "enhanced_signals" / signal_name(pair))
+            save_output(output, out_dir / SIGNALS_FOLDER / signal_name(pair))
             result = score(output, reference, listener, scene)
             yield scene, name, pair.listener, *result.values()
 
@@ -425,39 +497,4 @@ def read_scores(path: Path | str) -> pd.DataFrame:
 
 def read_settings(out_dir: Path | str) -> Settings:
     """Read the settings that the scores in `out_dir` were computed with."""
-    return _read_settings(Path(out_dir) / "settings.json", Settings)
-
-
-def claim(path: Path, settings: Any) -> None:
-    """Mark a directory as that of these settings, a dataclass, by a JSON file in it, or refuse if it is another's.
-
-    Raises
-    ------
-    ParameterError
-        If the file holds other settings.
-    """
-    if not path.exists():
-        write_json(path, asdict(settings))
-        return
-    found, wanted = asdict(_read_settings(path, type(settings))), asdict(settings)
-    for name, value in wanted.items():
-        if found[name] != value:
-            raise ParameterError(
-                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
-            )
-
-
-def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
-    try:
-        return fill(kind, read_json(path))
-    except TypeError as error:
-        raise CorpusError(
-            f"{path} does not hold the settings of its scores ({error}); delete {path.parent} or choose another."
-        ) from error
-
-
-def _known_pairs(path: Path) -> set[tuple[str, str]]:
-    """Return the pairs in a table of scores, which is repaired or begun."""
-    repair_table(path, COLUMNS)
-    scores = read_scores(path.parent)
-    return set(zip(scores["scene"], scores["listener"], strict=True))
+    return read_settings_file(Path(out_dir) / "settings.json", Settings)

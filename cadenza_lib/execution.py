@@ -23,7 +23,16 @@ from cadenza_lib.errors import CadenzaError
 from cadenza_lib.executors import core_count, processes, thread_share
 from cadenza_lib.files import absolute_path, make_directory, read_json
 from cadenza_lib.report import PointResult, write_page
-from cadenza_lib.runs import Run, execute, git_state, notebook_parameters, package_version, prepare, write_error
+from cadenza_lib.runs import (
+    Run,
+    execute,
+    forced_run_name,
+    git_state,
+    notebook_parameters,
+    package_version,
+    prepare,
+    write_error,
+)
 from cadenza_lib.study import PLACED, Point, Step, Study
 
 __all__ = ["StepPlan", "StudyResult", "default_jobs", "describe_plan", "plan_study", "run_study"]
@@ -217,6 +226,7 @@ def _run_points(
     """Yield the result of each point as it comes, which `results` must hold before the next is asked for."""
     waiting = [(step, point) for step in study.steps for point in step.points]
     running: dict[Future[Path], tuple[Step, Point]] = {}
+    forced_run = forced_run_name() if force else ""  # one name: a cluster may repeat a task whose result it has lost
 
     def result(step: Step, point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
         directory = out_dir / point.directory
@@ -246,12 +256,11 @@ def _run_points(
             try:
                 run = _prepare(step, point, out_dir)
                 make_directory(run.out_dir)
-                if force:  # here, not there: a cluster may repeat a task whose result it has lost
-                    run.manifest.unlink(missing_ok=True)
-                if run.is_finished():
+                if run.is_finished(forced_run):
                     yield result(step, point, "kept")
                 else:
-                    running[pool.submit(execute, run.notebook, run.given, run.out_dir)] = step, point
+                    future = pool.submit(execute, run.notebook, run.given, run.out_dir, force=forced_run)
+                    running[future] = step, point
             except Exception as error:  # one point must not stop the others
                 yield failure(step, point, error)
         if not ready:

@@ -9,13 +9,14 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import logging
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
@@ -39,11 +40,13 @@ __all__ = [
     "fill",
     "find_path",
     "is_inside",
+    "keep_rows",
     "locked",
     "make_directory",
     "parse_json",
     "parse_number",
     "read_json",
+    "read_rows",
     "read_table",
     "read_text",
     "regular_file",
@@ -278,7 +281,42 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
         with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
     if header != list(columns):
-        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
+        raise ParameterError(f"{path} has other columns than are written now; choose another directory.")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file as texts, by column.
+
+    Raises
+    ------
+    CorpusError
+        If the file cannot be read as a table.
+    """
+    try:
+        header, *rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+        return [dict(zip(header, row, strict=True)) for row in rows]
+    except (OSError, ValueError, csv.Error) as error:
+        raise CorpusError(f"{path} cannot be read as a table ({error}); choose another directory.") from error
+
+
+def keep_rows(path: Path, is_valid: Callable[[dict[str, str]], bool]) -> list[dict[str, str]]:
+    """Drop the rows of a CSV file that are not valid, and return those.
+
+    Raises
+    ------
+    CorpusError
+        If the file cannot be read as a table.
+    ParameterError
+        If it cannot be written.
+    """
+    rows = read_rows(path)
+    valid = [is_valid(row) for row in rows]
+    if not all(valid):
+        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(itertools.compress(rows, valid))
+    return [row for row, is_kept in zip(rows, valid, strict=True) if not is_kept]
 
 
 def append_row(path: Path, row: Sequence[object]) -> None:

@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,9 +37,11 @@ from tqdm.auto import tqdm
 from cadenza_lib import __version__
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
+from cadenza_lib.estimates import model_identity, weights_identity
 from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import atomic_path, locked, make_directory, regular_file, write_errors, write_json
-from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.files import atomic_path, make_directory, regular_file, write_errors, write_json
+from cadenza_lib.identity import digest, results_lock
+from cadenza_lib.scenes import STEMS, Pair, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
     input_statistics,
@@ -52,9 +54,10 @@ from cadenza_lib.separation import (
 from cadenza_lib.targets import TargetLoss
 from cadenza_lib.training_files import (
     Config,
+    Inputs,
     Result,
     check_disk,
-    claim,
+    claim_run,
     cut_metrics,
     read_config,
     read_metrics,
@@ -71,6 +74,19 @@ BETAS = (0.9, 0.999)
 
 _VALID_SEED = 0  # of the validation segments and pairs: the same for every run, so that runs compare
 _STATE_FILE = "training_state.pt"
+_PRODUCTS = (
+    "*.safetensors",
+    "at_ear_gains.json",
+    "best.json",
+    "config.json",
+    "inputs.json",
+    "last.json",
+    "metrics.jsonl",
+    "result.json",
+    "tensorboard",
+    _STATE_FILE,
+    "validation",
+)
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -103,10 +119,10 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
     """
     out_dir = make_directory(out_dir)
     if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes, whose parent has the lock
-        claim(out_dir, config)
+        claim_run(out_dir, config, _inputs(config))
         return _Run(config, out_dir, progress).train()
-    with locked(out_dir / ".training.lock", with_children=True) as lock:
-        claim(out_dir, config)
+    with results_lock(out_dir / ".training.lock", *_PRODUCTS, with_children=True) as lock:
+        claim_run(out_dir, config, _inputs(config))
         if (out_dir / "result.json").exists():
             result = read_result(out_dir)
             if result.steps >= config.max_steps:
@@ -134,6 +150,19 @@ def separate_segments(
     if list(order) != sorted(order):  # putting them in order copies them, which takes time
         estimate = estimate[:, list(order)]
     return torch.addcmul(mean[:, None], estimate, deviation[:, None])
+
+
+def _inputs(config: Config) -> Inputs:
+    """Return the identities of what a configuration names."""
+    corpus = open_corpus(config.corpus)
+    data = []
+    for name, n_scenes, seed in ((config.split, config.n_scenes, config.scene_seed), (config.valid_split, 0, 0)):
+        split = corpus.split(name)
+        scenes = training_scenes(corpus, split, n_scenes, seed)
+        pairs = [Pair(scene.name, listener) for scene in scenes for listener in scene.listeners]
+        drawn = replace(split, scenes={scene.name: scene.scene for scene in scenes})
+        data.append(digest([corpus.pair_identity(drawn, pair) for pair in pairs]))
+    return Inputs(model_identity(config.init), *data)
 
 
 class _Run:
@@ -277,7 +306,8 @@ class _Run:
         out_dir = self.out_dir / "validation" / f"step_{self.step:06d}"
         separator = network_separator(self.averaged, self.sources, self.fabric.device)
         settings = Settings(self.corpus.name, config.valid_split, f"step {self.step}")
-        return evaluate(self.corpus, separator, settings, self.pairs, out_dir, progress=False)
+        identity = weights_identity(self.averaged)
+        return evaluate(self.corpus, separator, settings, self.pairs, out_dir, progress=False, system_identity=identity)
 
     def _keep_if_best(self, validation: dict[str, Any], writer: Any) -> None:
         self._report(validation, writer)
@@ -304,8 +334,8 @@ class _Run:
                 raise ValueError("it holds NaN or infinite weights")
         except Exception as error:  # damage shows itself in many ways
             raise ModelError(
-                f"{path} cannot be read as the state of this run ({type(error).__name__}); delete {self.out_dir} and "
-                f"train again."
+                f"{path} cannot be read as the state of this run ({type(error).__name__}); choose another "
+                f"directory, or train again with --force."
             ) from error
         _LOGGER.info("Going on after step %d of %s.", self.step, self.out_dir)
 

@@ -7,7 +7,7 @@ score at 0 dB with the clip is that of `evaluation.evaluate`.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +16,11 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.errors import CorpusError, ParameterError
+from cadenza_lib.estimates import model_identity
 from cadenza_lib.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
-from cadenza_lib.files import atomic_path, file_name, make_directory, read_json, read_table, write_json
+from cadenza_lib.files import atomic_path, file_name, make_directory, read_table
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, amplify, limit, listener_firs, resample
+from cadenza_lib.identity import digest, results_lock
 from cadenza_lib.listeners import EARS, spread_listeners
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair
@@ -78,7 +80,7 @@ def evaluate_levels(
     """Score pairs with several systems over output levels, with and without the clip.
 
     Each pair is written to a file of its own in `out_dir` when it is done, so a run that is stopped loses at most one
-    pair and goes on from there.
+    pair and goes on from there. The name of the file holds the identity of all that decides it (see `identity`).
 
     Parameters
     ----------
@@ -103,8 +105,7 @@ def evaluate_levels(
     Raises
     ------
     ParameterError
-        If 0 dB is not among the levels, something is named twice, a pair is not in the split, or `out_dir` holds
-        results of other settings.
+        If 0 dB is not among the levels, something is named twice, or a pair is not in the split.
     """
     if 0 not in levels_db or len(set(levels_db)) < len(levels_db):
         raise ParameterError(f"levels_db {list(levels_db)} must contain 0 dB, the official level, and each level once.")
@@ -115,11 +116,38 @@ def evaluate_levels(
         if pair.scene not in data.scenes or pair.listener not in data.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split!r}.")
     folder = make_directory(out_dir)
-    _claim(folder, {"corpus": corpus.name, "split": split, "systems": list(systems), "levels_db": list(levels_db)})
-    missing = [pair for pair in pairs if not _file(folder, pair).exists()]
+    identities = [model_identity(system) for system in systems]
+    files = {
+        pair: folder / _file_name(pair, digest(identities, list(levels_db), corpus.pair_identity(data, pair)))
+        for pair in pairs
+    }
+    with results_lock(folder / ".scores.lock", "*.csv"):
+        _score_missing(corpus, data, systems, files, levels_db, device, progress)
+    numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
+    tables = [read_table(files[pair], LEVEL_COLUMNS, numbers, "move it away") for pair in pairs]
+    for pair, table in zip(pairs, tables, strict=True):
+        if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
+            raise CorpusError(f"{files[pair]} lacks a number, or whether there is a clip; move it away.")
+        table["clip"] = table["clip"] == "True"
+        names = dict(zip(table["system"].unique(), systems, strict=True))  # a checkpoint may have moved
+        table["system"] = table["system"].map(names)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
+
+
+def _score_missing(
+    corpus: Corpus,
+    data: Split,
+    systems: Sequence[str],
+    files: Mapping[Pair, Path],
+    levels_db: Sequence[float],
+    device: str,
+    progress: bool,
+) -> None:
+    """Write the files of pairs that do not exist."""
+    missing = [pair for pair, file in files.items() if not file.exists()]
     separators = {system: load(system, device) for system in systems} if missing else {}
 
-    bar = tqdm(total=len(pairs), initial=len(pairs) - len(missing), desc="levels", unit="pair", disable=not progress)
+    bar = tqdm(total=len(files), initial=len(files) - len(missing), desc="levels", unit="pair", disable=not progress)
     with bar:
         for song_name, same_song in itertools.groupby(missing, key=lambda pair: data.scenes[pair.scene].at_ear_song):
             group = list(same_song)
@@ -140,16 +168,9 @@ def evaluate_levels(
                             values = target.score(limit(played, level_db, clip)).values()
                             where = (system, scene, song_name, pair.listener)
                             rows += _ear_rows(where, level_db, clip, values)
-                    with atomic_path(_file(folder, pair)) as temporary:
+                    with atomic_path(files[pair]) as temporary:
                         pd.DataFrame(rows, columns=LEVEL_COLUMNS).to_csv(temporary, index=False)
                     bar.update()
-    numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
-    tables = [read_table(_file(folder, pair), LEVEL_COLUMNS, numbers, "delete it") for pair in pairs]
-    for pair, table in zip(pairs, tables, strict=True):
-        if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
-            raise CorpusError(f"{_file(folder, pair)} lacks a number, or whether there is a clip; delete it.")
-        table["clip"] = table["clip"] == "True"
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 
 
 def _conditions(system: str, levels_db: Sequence[float]) -> list[tuple[float, bool]]:
@@ -166,19 +187,5 @@ def _ear_rows(where: tuple[str, ...], level_db: float, clip: bool, values: Seque
     ]
 
 
-def _file(folder: Path, pair: Pair) -> Path:
-    return folder / f"{file_name(f'{pair.scene}_{pair.listener}')}.csv"
-
-
-def _claim(folder: Path, settings: dict) -> None:
-    """Mark a directory as that of these settings, or refuse if it is another's."""
-    path = folder / "settings.json"
-    if not path.exists():
-        write_json(path, settings)
-        return
-    found = read_json(path)
-    for name, value in settings.items():
-        if not isinstance(found, dict) or found.get(name) != value:
-            raise ParameterError(
-                f"{folder} holds scores with another {name} than {value!r}; delete it or choose another."
-            )
+def _file_name(pair: Pair, identity: str) -> str:
+    return f"{file_name(f'{pair.scene}_{pair.listener}')}.{identity}.csv"

@@ -24,12 +24,13 @@ from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.bases import Candidate, PairBases
 from cadenza_lib.comparisons import compare
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.evaluation import HAAQI_SAMPLE_RATE, PairScore, claim
+from cadenza_lib.evaluation import HAAQI_SAMPLE_RATE, PairScore
 from cadenza_lib.files import as_tuples, file_name, fill, make_directory, read_json, write_json
 from cadenza_lib.fitting import NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, amplify, finish, listener_band_firs, resample
 from cadenza_lib.fusion import MIXTURE_WEIGHT, simplex_weights
 from cadenza_lib.haaqi.torch import ReferenceBatch
 from cadenza_lib.haaqi.torch_filters import resample as resample_to_haaqi
+from cadenza_lib.identity import digest
 from cadenza_lib.listeners import (
     EARS,
     SEVERITY_CLASSES,
@@ -198,7 +199,7 @@ def compare_settings(
     Raises
     ------
     ParameterError
-        If there are fewer listeners, or `personal/` holds what was found in another way.
+        If there are fewer listeners.
     """
     known = sweep.split(held_out.split).listeners
     both = {name: one for name, one in sweep.split(searched.split).listeners.items() if name in known}
@@ -209,13 +210,15 @@ def compare_settings(
     of_levels = sweep.scores(list(levels.values()), searched)
     tried = pd.concat([of_levels, sweep.scores(candidates, searched)])
     folder = make_directory(sweep.out_dir / "personal")
-    claim(folder / "settings.json", _Learning(*_names(searched), *_names(held_out), steps, excerpt_s))
     bases = functools.cache(sweep.bases)
     parts = []
     for name in tqdm(names, desc="personal settings", unit="listener", disable=not sweep.progress):
         search, test = (_only(on, name) for on in (searched, held_out))
         path = folder / f"{file_name(name)}.json"
-        if not path.exists():
+        pairs = [sweep.pair_identity(on.split, pair) for on in (search, test) for pair in on.pairs]
+        identity = digest(pairs, len(search.pairs), steps, excerpt_s)
+        learned = _read_learned(path, identity, sweep.n_models, len(test.pairs)) if path.exists() else None
+        if learned is None:
             before, after = (
                 [PairBases(bases(on.split, pair.scene), both[name], pair.scene) for pair in on.pairs]
                 for on in (search, test)
@@ -223,8 +226,9 @@ def compare_settings(
             fusion = optimise_fusion(before, steps, excerpt_s)
             fitting = optimise_fitting(before, fixed, steps, excerpt_s)
             scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
-            write_json(path, {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": scores})
-        learned = _read_learned(path, sweep.n_models, len(test.pairs))
+            learned = _Learned(fusion.candidate, fitting, scores)
+            content = {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": scores}
+            write_json(path, {"identity": identity, **content})
         ways = {
             "fixed": fixed,
             "no clip": replace(fixed, clip=False),
@@ -269,18 +273,6 @@ def severity_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Learning:
-    """What decides the settings that are found, beside the sweep."""
-
-    split: str
-    scenes: str
-    held_out_split: str
-    held_out_scenes: str
-    steps: int
-    excerpt_s: float
-
-
-@dataclass(frozen=True)
 class _Learned:
     """What was found for a listener, as far as it is used again."""
 
@@ -289,9 +281,12 @@ class _Learned:
     fitting_scores: list[float]
 
 
-def _read_learned(path: Path, n_models: int, n_pairs: int) -> _Learned:
+def _read_learned(path: Path, identity: str, n_models: int, n_pairs: int) -> _Learned | None:
+    """Read what was found for a listener; None if it was found from something else."""
     content = read_json(path)
     try:
+        if content["identity"] != identity:
+            return None
         candidate = fill(Candidate, content["fusion"]["candidate"])
         simplex_weights(candidate.model_weights, n_models, len(STEMS))
         found = _Learned(
@@ -300,7 +295,7 @@ def _read_learned(path: Path, n_models: int, n_pairs: int) -> _Learned:
         if len(found.fitting_scores) != n_pairs:
             raise ValueError(f"it has {len(found.fitting_scores)} scores")
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path} does not hold what was found for a listener ({error}); delete it.") from error
+        raise CorpusError(f"{path} does not hold what was found for a listener ({error}); move it away.") from error
     return found
 
 
@@ -377,7 +372,3 @@ def _crossed(on: PairSet, listeners: Sequence[str], n_scenes: int) -> PairSet:
 
 def _only(on: PairSet, listener: str) -> PairSet:
     return replace(on, pairs=tuple(pair for pair in on.pairs if pair.listener == listener))
-
-
-def _names(on: PairSet) -> tuple[str, str]:
-    return on.split, " ".join(dict.fromkeys(pair.scene for pair in on.pairs))

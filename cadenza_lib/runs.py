@@ -2,7 +2,10 @@
 
 A notebook has one cell tagged `parameters` with one annotated assignment per line. A run is a directory: the executed
 notebook, what the notebook wrote to its `out_dir`, and `manifest.json`, which is written last and so is the mark of a
-finished run; a finished run whose notebook, parameters and input files have not changed is not run again.
+finished run; a finished run whose notebook, parameters and inputs have not changed is not run again. Inputs are what
+parameters name: files, other runs, and corpora, of which the metadata count by content and the audio by size and time.
+What the notebook keeps in its directory has a finer identity (see `identity`), so running it again costs little. A run
+that is forced computes everything again.
 
 Each notebook runs in a kernel of its own, a process of this interpreter that talks over sockets in a private
 directory: kernels on TCP race for ports. A run holds the lock of its directory, and so does its kernel: if the process
@@ -14,7 +17,6 @@ to the caller's directory and is passed on as an absolute one.
 
 import ast
 import errno
-import hashlib
 import importlib
 import importlib.metadata
 import io
@@ -30,6 +32,7 @@ import tempfile
 import time
 import tokenize
 import traceback
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +45,17 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import absolute_path, locked, make_directory, read_json, read_text, write_errors, write_json
+from cadenza_lib.files import (
+    DATA,
+    absolute_path,
+    locked,
+    make_directory,
+    read_json,
+    read_text,
+    write_errors,
+    write_json,
+)
+from cadenza_lib.identity import FORCE_VARIABLE, digest, file_identity
 
 __all__ = [
     "Parameter",
@@ -50,6 +63,7 @@ __all__ = [
     "RunError",
     "check_parameters",
     "execute",
+    "forced_run_name",
     "git_state",
     "load_yaml",
     "notebook_parameters",
@@ -271,23 +285,23 @@ class Run:
     known: Mapping[str, Parameter]
     given: Mapping[str, Any]
     out_dir: Path
-    identity: Mapping[str, Any]
+    parameters: Mapping[str, Any]  # with defaults filled in
+    inputs: Mapping[str, str]  # content of what parameters name, by path
+    identity: str
 
     @property
     def manifest(self) -> Path:
         """Path of its manifest."""
         return self.out_dir / "manifest.json"
 
-    def is_finished(self) -> bool:
-        """Tell whether its manifest is there and agrees in everything that decides the result."""
+    def is_finished(self, force: str = "") -> bool:
+        """Tell whether its manifest is there and of the same identity; `force` is the name of a forced run."""
         try:
             manifest = read_json(self.manifest)
-            parameters = {name: value for name, value in manifest["parameters"].items() if name != "out_dir"}
-            earlier = {name: manifest[name] for name in self.identity} | {"parameters": parameters}
             is_timed = isinstance(manifest["duration_s"], int | float)  # which the page of a study shows
+            return is_timed and manifest["identity"] == self.identity and (not force or manifest["forced"] == force)
         except (CadenzaError, KeyError, TypeError, AttributeError):
             return False
-        return is_timed and json.dumps(earlier, sort_keys=True) == json.dumps(self.identity, sort_keys=True)
 
 
 def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path | str) -> Run:
@@ -298,37 +312,54 @@ def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path |
     out_dir = absolute_path(out_dir)
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
-    filled = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
-    identity = {
-        "notebook": notebook.name,
-        "notebook_sha256": _sha256(notebook),
-        "parameters": filled,
-        "inputs": {str(path): _sha256(path) for path in _inputs(filled, notebook.parent)},
-    }
-    return Run(notebook, known, given, out_dir, identity)
+    parameters = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
+    inputs: dict[str, str] = {}
+    contents = _with_contents(parameters, notebook.parent, inputs)
+    identity = digest(notebook.name, _content(notebook), contents)
+    return Run(notebook, known, given, out_dir, parameters, inputs, identity)
 
 
-def _inputs(value: Any, directory: Path) -> Iterator[Path]:
-    """Find the files that parameters name; a finished run is named by its directory and known by its manifest."""
+def _with_contents(value: Any, directory: Path, inputs: dict[str, str]) -> Any:
+    """Return a value with the content of what it names in the place of each path, and note that in `inputs`."""
     if isinstance(value, dict):
-        value = list(value.values())
+        return {name: _with_contents(item, directory, inputs) for name, item in value.items()}
     if isinstance(value, list):
-        for item in value:
-            yield from _inputs(item, directory)
-    elif isinstance(value, str) and value and "\0" not in value and len(value) < 4096:
-        path = directory / value
-        for candidate in (path, path / "manifest.json"):
-            try:
-                if candidate.is_file():
-                    yield candidate.resolve()
-            except OSError:  # a text too long for a file name
-                continue
+        return [_with_contents(item, directory, inputs) for item in value]
+    if not isinstance(value, str) or not value or "\0" in value or len(value) >= 4096:
+        return value
+    contents = [
+        inputs.setdefault(str(path), _content(path))
+        for place in (directory / value, DATA / value, DATA / f"{value}.safetensors")
+        for path in _paths_of(place)
+    ]
+    return contents or value
 
 
-def _sha256(path: Path) -> str:
+def _paths_of(path: Path) -> list[Path]:
+    """Return what holds the content of an input: a file and its card, what a run leaves, the directory of a corpus."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        if path.is_file():
+            card = path.with_suffix(".json")
+            return [path.resolve(), *([card.resolve()] if path.suffix == ".safetensors" and card.is_file() else [])]
+        results = [path / name for name in ("manifest.json", "scores.csv", "settings.json")]
+        is_corpus = (path / "metadata").is_dir()
+        return [result.resolve() for result in results if result.is_file()] + ([path.resolve()] if is_corpus else [])
+    except OSError:  # a text too long for a file name
+        return []
+
+
+def _content(path: Path) -> str:
+    """Return the SHA-256 of a file; of a corpus, that of its metadata and of the sizes and times of its audio."""
+    try:
+        if path.is_file():
+            return file_identity(path)
+        metadata = [[file.name, file_identity(file)] for file in sorted((path / "metadata").glob("*.json"))]
+        audio = []
+        for folder, _, names in os.walk(path / "audio", followlinks=True):
+            for name in names:
+                status = os.stat(os.path.join(folder, name))
+                audio.append([os.path.relpath(folder, path), name, status.st_size, status.st_mtime_ns])
+        return digest(metadata, sorted(audio))
     except OSError as error:
         raise ParameterError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
 
@@ -338,7 +369,7 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     out_dir: Path | str = "runs",
     *,
-    force: bool = False,
+    force: bool | str = False,
     progress: bool = False,
 ) -> Path:
     """Run one notebook in a kernel of its own, and return the path of its manifest.
@@ -355,8 +386,9 @@ def execute(
         current directory.
     out_dir : Path or str, default="runs"
         Directory of this run; it gets the executed notebook and `manifest.json`, and on failure `error.txt`.
-    force : bool, default=False
-        Whether to run even if this very run is finished.
+    force : bool or str, default=False
+        Whether to run even if this very run is finished, and to compute again what is kept in `out_dir`; a text is a
+        name for that (see `forced_run_name`), and one that is finished under this name is not run again.
     progress : bool, default=False
         Whether to show a progress bar over the cells.
 
@@ -370,22 +402,28 @@ def execute(
     """
     run = prepare(notebook, parameters or {}, out_dir)
     make_directory(run.out_dir)
+    force = forced_run_name() if force is True else force or ""
     with locked(run.out_dir / ".lock", with_children=True) as lock:
-        if force or not run.is_finished():
-            _execute(run, lock, progress)
+        if not run.is_finished(force):
+            _execute(run, lock, force, progress)
         else:
             _LOGGER.info("%s is finished; nothing to do.", run.out_dir)
     return run.manifest
 
 
-def _execute(run: Run, lock: int, progress: bool) -> None:
+def forced_run_name() -> str:
+    """Return a name for a run that is forced, which no other has."""
+    return uuid.uuid4().hex
+
+
+def _execute(run: Run, lock: int, force: str, progress: bool) -> None:
     with write_errors(run.out_dir):
         # The page too: whether it is older than the notebook cannot be told by a clock that jumps.
         for stale in (run.manifest, run.out_dir / "error.txt", run.out_dir / f"{run.notebook.stem}.html"):
             stale.unlink(missing_ok=True)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        _run_kernel(run, lock, progress)
+        _run_kernel(run, lock, force, progress)
     except Exception as error:  # papermill, nbclient, zmq and the file system each have their own
         sentence = _sentence(run, error)
         write_error(run.out_dir, sentence, error)
@@ -393,9 +431,13 @@ def _execute(run: Run, lock: int, progress: bool) -> None:
     write_json(
         run.manifest,
         {
-            **run.identity,
-            "parameters": {**run.identity["parameters"], "out_dir": str(run.out_dir)},
-            "seeds": {name: value for name, value in run.identity["parameters"].items() if re.search("seeds?$", name)},
+            "notebook": run.notebook.name,
+            "notebook_sha256": _content(run.notebook),
+            "parameters": {**run.parameters, "out_dir": str(run.out_dir)},
+            "inputs": run.inputs,
+            "identity": run.identity,
+            "forced": force,
+            "seeds": {name: value for name, value in run.parameters.items() if re.search("seeds?$", name)},
             "git": git_state(Path(__file__)),
             "versions": {"python": platform.python_version(), **{name: package_version(name) for name in _PACKAGES}},
             "host": platform.node(),
@@ -408,7 +450,7 @@ def _execute(run: Run, lock: int, progress: bool) -> None:
     )
 
 
-def _run_kernel(run: Run, lock: int, progress: bool) -> None:
+def _run_kernel(run: Run, lock: int, force: str, progress: bool) -> None:
     import papermill  # slow to import
     from traitlets.config import Config
 
@@ -425,7 +467,7 @@ def _run_kernel(run: Run, lock: int, progress: bool) -> None:
             progress_bar=progress,
             # Not `cwd=`, by which papermill changes the directory of this whole process.
             resources={"metadata": {"path": str(run.notebook.parent)}},
-            kernel_manager_class=_kernel_manager_class(lock),
+            kernel_manager_class=_kernel_manager_class(lock, force),
             config=Config(
                 KernelManager={
                     "transport": "tcp" if os.name == "nt" else "ipc",
@@ -435,7 +477,7 @@ def _run_kernel(run: Run, lock: int, progress: bool) -> None:
         )
 
 
-def _kernel_manager_class(lock: int) -> type:
+def _kernel_manager_class(lock: int, force: str) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -448,7 +490,10 @@ def _kernel_manager_class(lock: int) -> type:
                 argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
                 display_name="Python 3",
                 language="python",
-                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # the debugger warns about frozen modules
+                env={
+                    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger warns about frozen modules
+                    FORCE_VARIABLE: force,
+                },
             )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:

@@ -7,6 +7,7 @@ head-related responses are convolved, and the loudness gains, which the official
 are measured once per song and head position. Either way it is the slice of the official simulation.
 """
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -153,7 +154,8 @@ class Segments:
     device
         Where segments are simulated and batches lie.
     gain_file
-        JSON file that remembers the loudness gains of whole songs; they take seconds of computing each.
+        JSON file that remembers the loudness gains of whole songs by their identity (see `identity`); they take seconds
+        of computing each.
 
     Raises
     ------
@@ -183,6 +185,7 @@ class Segments:
         self._gain_file = gain_file
         self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
         self._firs: dict[str, Tensor] = {}
+        self._song_identity = functools.cache(functools.partial(corpus.simulated_identity, split))
 
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
         """Return the items at some places of the batch of a step."""
@@ -245,7 +248,7 @@ class Segments:
 
     def _song_gains(self, scene: Scene) -> list[float]:
         """Return the gains that bring each stem and the mixture at the ears to the loudness of the whole dry song."""
-        key = scene.at_ear_song
+        key = self._song_identity(scene.music, scene.head_loudspeaker_positions)
         if key not in self._gains:
             length = self._corpus.song_length(self._split, scene)
             song = self._corpus.dry_excerpt(self._split, scene.music, 0, length).float()  # exact, and twice as fast
@@ -269,7 +272,7 @@ def _read_gains(path: Path) -> dict[str, list[float]]:
             and len(gains) == len(SIGNALS)
             and all(type(gain) is float and gain >= 0 for gain in gains)
         ):
-            raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; delete it.")
+            raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; move it away.")
     return content
 
 

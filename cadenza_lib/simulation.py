@@ -3,7 +3,8 @@
 `generate_at_mic_musdb18.py` of pyclarity's recipe writes `audio/at_mic_music/<split>/<song>-<head position>/` with five
 16-bit WAV files each, and `metadata/at_mic_music.<split>.json`. So does this, with several files at the same time, each
 read and measured once for all its head positions. A song at the ears is complete or absent, so a run that was stopped
-goes on where it was.
+goes on where it was. Beside the five files lies `.identity`, which tells what they were made of (see `identity`): a
+song whose dry files or responses have changed is written again. Songs that another program wrote have none and stay.
 """
 
 import shutil
@@ -21,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
-from cadenza_lib.corpus import SIGNALS, Corpus, Split, length_on_disk
+from cadenza_lib.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, length_on_disk, read_record
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import file_name, find_path, locked, make_directory, write_errors, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
@@ -40,7 +41,7 @@ class SimulationPlan:
     songs: Mapping[str, dict[str, Any]]
     """Metadata of all songs at the ears of the split, by name."""
     missing: tuple[str, ...]
-    """Names of those that are not on the disk, or not complete."""
+    """Names of those that are not on the disk, not complete, or made of files that have changed."""
     needed_bytes: int
     """Disk space that the missing ones take."""
     free_bytes: int
@@ -89,7 +90,11 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
         name: len(SIGNALS) * (_HEADER_BYTES + _BYTES_PER_SAMPLE * lengths[entry["Original Track Name"]])
         for name, entry in songs.items()
     }
-    missing = tuple(name for name, entry in songs.items() if _size(corpus.at_ear_folder(entry)) != song_bytes[name])
+    missing = tuple(
+        name
+        for name, entry in songs.items()
+        if _size(corpus.at_ear_folder(entry)) != song_bytes[name] or _is_outdated(corpus, split, entry)
+    )
     return SimulationPlan(
         songs, missing, sum(song_bytes[name] for name in missing), shutil.disk_usage(corpus.root).free
     )
@@ -149,6 +154,8 @@ def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, job
         by_song[plan.songs[name]["Original Track Name"]].append(name)
     bar = tqdm(total=len(plan.songs), initial=len(plan.songs) - len(plan.missing), unit="song", disable=not progress)
     with bar, _one_thread_each(), ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        split = corpus.split(split_name)
+        sources = {name: _source(corpus, split, plan.songs[name]) for name in plan.missing}  # before they are read
         files = [(song, names, signal) for song, names in by_song.items() for signal in SIGNALS]
         left = {song: len(SIGNALS) for song in by_song}
         running: dict[Future[None], str] = {}
@@ -166,7 +173,7 @@ def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, job
                     left[song] -= 1
                     if left[song] == 0:
                         for name in by_song[song]:
-                            _finish(corpus.at_ear_folder(plan.songs[name]))
+                            _finish(corpus.at_ear_folder(plan.songs[name]), sources[name])
                             bar.update()
         finally:
             wait(running)
@@ -219,13 +226,24 @@ def _size(folder: Path) -> int:
     return sum(file.stat().st_size for file in files) if all(file.is_file() for file in files) else 0
 
 
+def _is_outdated(corpus: Corpus, split: Split, entry: dict[str, Any]) -> bool:
+    """Tell whether a song at the ears was made of something else than would be taken now."""
+    record = read_record(corpus.at_ear_folder(entry))
+    return record is not None and record["source"] != _source(corpus, split, entry)
+
+
+def _source(corpus: Corpus, split: Split, entry: dict[str, Any]) -> str:
+    return corpus.simulated_identity(split, entry["Original Track Name"], entry["Head Position"])
+
+
 def _unfinished(folder: Path) -> Path:
     """Return the directory that a song lies in while it is written."""
     return folder.with_name(f".{folder.name}.unfinished")
 
 
-def _finish(folder: Path) -> None:
+def _finish(folder: Path, source: str) -> None:
     """Give a complete song its name, in place of an incomplete one."""
+    write_json(_unfinished(folder) / RECORD, {"source": source, "files": files_identity(_unfinished(folder))})
     with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)

@@ -1,7 +1,7 @@
 """Sweeps: score many fusions on scene-listener pairs, search for the best, and judge it on pairs it has not seen.
 
     out_dir/  sweep.json    corpus, models and how they are mixed; another sweep is refused
-              scores.csv    one row per candidate and pair, written as soon as it is known
+              scores.csv    one row per candidate and pair, written as soon as it is known; see `identity`
               search.db     the optimiser's trials (Optuna, SQLite)
               estimates/    the models' stems, unless another directory is given
 
@@ -13,9 +13,9 @@ songs to report it on.
 
 import csv
 import functools
-import hashlib
 import itertools
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import contextmanager
@@ -32,9 +32,19 @@ from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.estimates import cached_separator, model_identity
-from cadenza_lib.evaluation import COLUMNS, claim
-from cadenza_lib.files import append_row, as_tuples, locked, make_directory, parse_number, repair_table
+from cadenza_lib.evaluation import COLUMNS, IDENTITY
+from cadenza_lib.files import (
+    append_row,
+    as_tuples,
+    keep_rows,
+    locked,
+    make_directory,
+    parse_number,
+    read_rows,
+    repair_table,
+)
 from cadenza_lib.fusion import ModelWeights
+from cadenza_lib.identity import claim, digest, results_lock
 from cadenza_lib.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.separation import Separator
 
@@ -56,6 +66,8 @@ __all__ = [
 
 CANDIDATE_COLUMNS = ("model_weights", "mixture_weight", "output_level_db", "clip")
 """Columns that tell candidates apart; `model_weights` is JSON."""
+
+_LOGGER = logging.getLogger(__name__)
 
 _COLUMNS = ("split", *CANDIDATE_COLUMNS, *COLUMNS)
 
@@ -227,13 +239,14 @@ class Sweep:
                     f"nothing to fuse; if both are the best of runs that no step improved, train longer or give their "
                     f"last.safetensors."
                 )
-        self._settings = _Settings(open_corpus(corpus).name, tuple(models), identities, mixture_into)
-        claim(self.out_dir / "sweep.json", self._settings)
+        self._corpus = open_corpus(corpus)
+        self._settings = _Settings(self._corpus.name, tuple(models), identities, mixture_into)
+        self._identities: dict[tuple[str, Pair], str] = {}
         self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")
         self._device, self._executor, self.progress = device, executor, progress
         self._table = self.out_dir / "scores.csv"
         with self._locked_table():
-            pass  # to complain of a table of something else at once
+            pass  # so that a table of something else is refused at once
 
     @property
     def n_models(self) -> int:
@@ -267,7 +280,8 @@ class Sweep:
                     for scene, listener, candidate, values in self._score(on.split, missing):
                         key = _key(on.split, Pair(scene, listener), candidate)
                         self._rows[key] = (split.scenes[scene].at_ear_song, *values)
-                        append_row(self._table, _row(key, self._rows[key]))
+                        identity = self.pair_identity(on.split, Pair(scene, listener))
+                        append_row(self._table, (*_row(key, self._rows[key]), identity))
                         bar.update()
         rows = [
             (on.name, *_row(key, self._rows[key]))
@@ -281,15 +295,43 @@ class Sweep:
 
     def split(self, name: str) -> Split:
         """Return a split of the corpus."""
-        return open_corpus(self._settings.corpus).split(name)
+        return self._corpus.split(name)
+
+    def pair_identity(self, split: str, pair: Pair) -> str:
+        """Return the identity of all that decides the scores of a pair beside the candidate; see `identity`."""
+        if (split, pair) not in self._identities:
+            settings = (self._settings.identities, self._settings.mixture_into)
+            self._identities[split, pair] = digest(settings, self._corpus.pair_identity(self.split(split), pair))
+        return self._identities[split, pair]
 
     @contextmanager
     def _locked_table(self) -> Iterator[None]:
-        """Keep other processes from scoring, and know what they have scored."""
-        with locked(self.out_dir / ".scores.lock"):
-            repair_table(self._table, _COLUMNS)
+        """Keep other processes from scoring, drop rows that something else has decided, and read the others."""
+        products = ("scores.csv", "sweep.json", "search.db", "estimates", "personal")
+        with results_lock(self.out_dir / ".scores.lock", *products):
+            repair_table(self._table, (*_COLUMNS, IDENTITY))
+            claim(self.out_dir / "sweep.json", self._settings, (), ("corpus", "models"), self._has_valid_rows)
+            if dropped := keep_rows(self._table, self._is_valid):
+                _LOGGER.warning(
+                    "%s: %d of its scores were computed from other songs, gains or audiograms, and are dropped.",
+                    self._table,
+                    len(dropped),
+                )
             self._rows = _read_rows(self._table)
             yield
+
+    def _has_valid_rows(self) -> bool:
+        """Tell whether a row, if there is any, is what would be computed now."""
+        rows = read_rows(self._table)
+        return not rows or any(map(self._is_valid, rows))
+
+    def _is_valid(self, row: Mapping[str, str]) -> bool:
+        pair = Pair(row["scene"], row["listener"])
+        if row["split"] not in self._corpus.splits:
+            return False
+        split = self.split(row["split"])
+        is_in_split = pair.scene in split.scenes and pair.listener in split.listeners
+        return is_in_split and row[IDENTITY] == self.pair_identity(row["split"], pair)
 
     def _missing(self, candidates: Sequence[Candidate], on: PairSet) -> dict[str, list[tuple[str, Candidate]]]:
         """Return listeners and candidates that are not scored yet, by scene, whose bases are built once."""
@@ -371,8 +413,8 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:  # not with pandas: each number must keep its last bit
             for row in itertools.islice(csv.reader(file), 1, None):
-                split, weights, mixture, level, clip, scene, song, listener, *values = row
-                if clip not in ("True", "False") or len(row) != len(_COLUMNS):
+                split, weights, mixture, level, clip, scene, song, listener, *values, _ = row
+                if clip not in ("True", "False") or len(row) != len(_COLUMNS) + 1:
                     raise ValueError(f"it has the row {row}")
                 key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
                 numbers = [parse_number(value, name) for value, name in zip(values, COLUMNS[3:], strict=True)]
@@ -380,7 +422,7 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                     raise ValueError(f"it lacks a number in the row {row}")
                 rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
-        raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
+        raise CorpusError(f"{path} is not a table of scores ({error}); choose another directory.") from error
     return rows
 
 
@@ -518,7 +560,7 @@ def _database_errors(path: Path) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         reason = getattr(cause, "orig", None) or cause
         raise ParameterError(
-            f"{path} cannot be used ({reason}); make room, or delete it and search again, which keeps all scores."
+            f"{path} cannot be used ({reason}); make room, or move it away and search again, which keeps all scores."
         ) from error
 
 
@@ -531,11 +573,14 @@ def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: Candidate 
     study = optuna.create_study(
         storage=url.render_as_string(), study_name="fusion", direction="maximize", load_if_exists=True
     )
-    pairs = hashlib.sha256(str(on).encode()).hexdigest()
+    pairs = digest(str(on), [sweep.pair_identity(on.split, pair) for pair in on.pairs])
     asked = {"space": str(space), "set of pairs": pairs, "seed": seed, "start": str(start)}
     for name, value in asked.items():
         if study.user_attrs.get(name, value) != value:
-            raise ParameterError(f"{sweep.out_dir / 'search.db'} holds a search with another {name}; delete it.")
+            raise ParameterError(
+                f"{sweep.out_dir / 'search.db'} holds a search with another {name}; choose another directory, or "
+                f"search again with --force."
+            )
         study.set_user_attr(name, value)
     if start is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(space.values(start))

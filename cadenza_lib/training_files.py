@@ -1,6 +1,7 @@
 """What a fine-tuning run keeps in its directory: the configuration, the metrics, the result, and room for them.
 
     out_dir/  config.json             what was asked for; another configuration is refused
+              inputs.json             the identities of what it names (see `identity`); others are refused
               metrics.jsonl           one object per step, and one per validation
               result.json             written last: the mark of a finished run
 
@@ -9,7 +10,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,17 @@ import pandas as pd
 from torch import nn
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text, write_json
+from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text
+from cadenza_lib.identity import claim
 from cadenza_lib.targets import TargetLoss
 
 __all__ = [
     "PRECISIONS",
     "Config",
+    "Inputs",
     "Result",
     "check_disk",
-    "claim",
+    "claim_run",
     "cut_metrics",
     "read_config",
     "read_metrics",
@@ -34,7 +37,7 @@ __all__ = [
 
 PRECISIONS = ("32-true", "bf16-mixed")
 
-_MAY_CHANGE = {"max_steps", "device", "devices", "micro_batch", "workers", "checkpoint_every"}
+_MAY_CHANGE = ("max_steps", "device", "devices", "micro_batch", "workers", "checkpoint_every", "corpus", "init")
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def read_config(path: Path | str) -> Config:
         return fill(Config, content)
     except (TypeError, ParameterError) as error:
         reason = str(error).rstrip(".")
-        raise ParameterError(f"{path} is no configuration of a training ({reason}); correct or delete it.") from error
+        raise ParameterError(f"{path} is no configuration of a training ({reason}); correct it.") from error
 
 
 def read_metrics(out_dir: Path | str) -> pd.DataFrame:
@@ -158,20 +161,19 @@ def read_result(out_dir: Path | str) -> Result:
         raise ParameterError(f"{path} is not the result of a fine-tuning ({error}); train again.") from error
 
 
-def claim(out_dir: Path, config: Config) -> None:
-    """Mark a directory as that of a run, or refuse if it is another's."""
-    path = out_dir / "config.json"
-    if path.exists():
-        found, wanted = asdict(read_config(path)), asdict(config)
-        for name in sorted(set(wanted) - _MAY_CHANGE):
-            if found[name] != wanted[name]:
-                raise ParameterError(
-                    f"{out_dir} holds a run with {name} {found[name]!r}, not {wanted[name]!r}; delete it or choose "
-                    f"another."
-                )
-        if found == wanted:
-            return
-    write_json(path, asdict(config))
+@dataclass(frozen=True)
+class Inputs:
+    """The identities of what a configuration names."""
+
+    weights: str  # that training begins with
+    training_data: str
+    validation_data: str
+
+
+def claim_run(out_dir: Path, config: Config, inputs: Inputs) -> None:
+    """Mark a directory as that of a run, or refuse if it is another's; corpus and weights may have moved."""
+    claim(out_dir / "inputs.json", inputs)
+    claim(out_dir / "config.json", config, _MAY_CHANGE)
 
 
 def check_disk(out_dir: Path, network: nn.Module) -> None:
@@ -198,7 +200,8 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError("a line has no step")
     except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(
-            f"{path} does not hold the metrics of a training ({error}); delete its directory."
+            f"{path} does not hold the metrics of a training ({error}); choose another directory, or train again with "
+            f"--force."
         ) from error
     return rows
 

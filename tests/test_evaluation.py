@@ -114,7 +114,7 @@ def test_parts_of_a_score_combine_to_it_and_a_kept_reference_gives_the_same(corp
 def test_a_table_with_other_columns_is_not_continued(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
     (tmp_path / "scores.csv").write_text(",".join(evaluation.OFFICIAL_COLUMNS) + "\n")
-    with pytest.raises(ParameterError, match=r"scores\.csv has other columns than are written now; delete"):
+    with pytest.raises(ParameterError, match=r"scores\.csv has other columns than are written now; choose another"):
         evaluation.evaluate(corpus, load("oracle"), Settings(corpus.name, "train", "oracle"), pairs, tmp_path)
 
 
@@ -199,7 +199,8 @@ def test_scores_have_the_official_columns_and_what_is_known_of_each_ear(corpus, 
         header, row = list(csv.reader(file))
     assert tuple(header[:6]) == ("scene", "song", "listener", "left_score", "right_score", "score")
     names = ["clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum"]
-    assert header[6:] == [f"{ear}_{name}" for name in names for ear in ("left", "right")]
+    assert header[6:-1] == [f"{ear}_{name}" for name in names for ear in ("left", "right")]
+    assert header[-1] == "identity"
     assert float(row[5]) == pytest.approx((float(row[3]) + float(row[4])) / 2)
     assert 0.1 < float(row[6]) < 1
     samples, rate = read_flac_signal(tmp_path / "enhanced_signals" / f"{row[0]}_{row[2]}_remix.flac")
@@ -260,7 +261,7 @@ def test_scores_of_other_settings_are_not_mixed(corpus, tmp_path):
     )
     before = (tmp_path / "scores.csv").read_bytes()
     other = Settings(corpus.name, "train", "oracle", mixture_weight=0.15)
-    with pytest.raises(ParameterError, match=r"holds scores with mixture_weight 0\.0, not 0\.15"):
+    with pytest.raises(ParameterError, match=r"holds results with mixture_weight 0\.0, not 0\.15; choose another"):
         evaluation.evaluate(corpus, load("oracle"), other, pairs, tmp_path, progress=False)
     assert (tmp_path / "scores.csv").read_bytes() == before
 
@@ -287,7 +288,7 @@ def test_a_foreign_table_is_refused(tmp_path):
 
 def test_settings_of_something_else_are_refused(tmp_path):
     (tmp_path / "settings.json").write_text(json.dumps({"wheels": 4}))
-    with pytest.raises(CadenzaError, match=r"settings\.json does not hold the settings"):
+    with pytest.raises(CadenzaError, match=r"settings\.json does not hold settings"):
         evaluation.read_settings(tmp_path)
 
 

@@ -347,7 +347,7 @@ def test_a_disk_without_room_is_refused_before_training(config, tmp_path, monkey
 
 
 def test_a_directory_of_another_run_is_refused(trained, config):
-    with pytest.raises(ParameterError, match=r"holds a run with seed 0, not 5; delete it or choose"):
+    with pytest.raises(ParameterError, match=r"holds results with seed 0, not 5; choose another"):
         finetune(replace(_long(config), seed=5), trained)
 
 

@@ -23,6 +23,7 @@ from cadenza_lib.demo import tiny_corpus, tiny_song
 from cadenza_lib.estimates import cached_separator
 from cadenza_lib.files import read_json
 from cadenza_lib.fitting import FIR_ORDER, NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, listener_firs
+from cadenza_lib.identity import claim
 from cadenza_lib.listeners import ear_table, load_listeners
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.report import PointResult, write_page
@@ -139,7 +140,7 @@ def _write_submission(folder: Path) -> Path:
     (out / "enhanced_signals").mkdir(parents=True)
     (folder / "submission").mkdir()
     settings = evaluation.Settings(str(corpus.root), "train", "oracle")
-    evaluation.claim(out / "settings.json", settings)
+    claim(out / "settings.json", settings)
     pairs = choose_pairs(split.scene_listeners)
     _write_scores(out, pairs, split)
     length = round((22050 + FIR_ORDER) * OUTPUT_SAMPLE_RATE / SAMPLE_RATE)
@@ -167,9 +168,7 @@ def _write_scores(out: Path, pairs: Any, split: Any) -> Path:
 def _write_evaluation(folder: Path) -> Path:
     corpus = Corpus(tiny_corpus(folder / "corpus", 0.1))
     split = corpus.split("train")
-    evaluation.claim(
-        folder / "settings.json", evaluation.Settings("demo", "train", ("a", "b"), model_weights=(0.5, 0.5))
-    )
+    claim(folder / "settings.json", evaluation.Settings("demo", "train", ("a", "b"), model_weights=(0.5, 0.5)))
     return _write_scores(folder, choose_pairs(split.scene_listeners), split)
 
 
@@ -190,7 +189,10 @@ def _settings(path: Path) -> Any:
 def _write_sweep(folder: Path) -> Path:
     corpus = tiny_corpus(folder / "corpus", 0.1)
     sweep = Sweep(str(corpus), ["oracle", "mixture"], folder / "sweep", progress=False)
-    row = ("train", "[0.5, 0.5]", 0.15, 0.0, True, "scene_10001", "song", "A", *np.linspace(0.1, 0.9, 15).tolist())
+    pair = choose_pairs(sweep.split("train").scene_listeners)[0]
+    candidate = ("[0.5, 0.5]", 0.15, 0.0, True)
+    scores = np.linspace(0.1, 0.9, 15).tolist()
+    row = ("train", *candidate, pair.scene, "song", pair.listener, *scores, sweep.pair_identity("train", pair))
     with (sweep.out_dir / "scores.csv").open("a") as file:
         file.write(",".join(f'"{cell}"' for cell in row) + "\n")
     return sweep.out_dir / "scores.csv"
@@ -376,7 +378,7 @@ def _write_manifest(folder: Path) -> Path:
     notebook = write_notebook(folder / "point.ipynb", POINT_PARAMETERS, "pass")
     run = prepare(notebook, {}, folder / "run")
     run.out_dir.mkdir()
-    content = {**run.identity, "duration_s": 1.0, "status": "finished"}
+    content = {"identity": run.identity, "duration_s": 1.0, "status": "finished"}
     run.manifest.write_text(json.dumps(content))
     assert run.is_finished()
     return run.manifest
