@@ -75,7 +75,7 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser.add_argument(
         "--dry-run", action="store_true", help="say what is left to do of a study, and how long that takes here"
     )
-    parser.add_argument("--force", action="store_true", help="run again what is finished")
+    parser.add_argument("--force", action="store_true", help="compute again also what is finished or kept")
     parser.set_defaults(function=_run)
 
 

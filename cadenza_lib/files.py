@@ -2,7 +2,7 @@
 
 What is not complete yet is called `.<name>.unfinished<suffix>`, always the same for a file: who writes it the next time
 writes over what a process left that was killed, so nothing needs to be cleaned up, and a lock keeps two writers apart.
-Other hidden files are locks, `.lock` or `.<what>.lock`; they are empty, stay, and mean nothing while nobody holds them.
+Other hidden files are locks, `.lock` or `.<what>.lock`; they stay, and mean nothing while nobody holds them.
 """
 
 import csv

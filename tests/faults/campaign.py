@@ -223,7 +223,7 @@ def run(root: Path, short: bool, only: tuple[str, str] = ("", ""), seed: int = 0
     _forked(lambda: make_inputs(inputs), root)
     counts: dict[str, dict[str, Count]] = {}
     for operation in OPERATIONS:
-        if only[0] not in operation.name or (short and operation.has_workers):
+        if only[0] not in operation.name or (short and not operation.in_short):
             continue
         usual, undisturbed = _undisturbed(operation, inputs, root)
         print(

@@ -28,6 +28,7 @@ from cadenza_lib.evaluation import PairReference, PairScore
 from cadenza_lib.execution import run_study
 from cadenza_lib.finetune import Config, finetune
 from cadenza_lib.haaqi import Components
+from cadenza_lib.headroom import evaluate_levels
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.runs import RunError
 from cadenza_lib.scenes import STEMS, choose_pairs
@@ -59,9 +60,10 @@ class Operation:
 
     name: str
     run: Callable[[Path, Path], None]  # on the inputs and a directory
-    prepare: Callable[[Path, Path], None] = lambda _inputs, _folder: None
+    prepare: Callable[[Path, Path], Any] = lambda _inputs, _folder: None
     only_there: tuple[str, ...] = ()  # files whose content tells times, hosts or versions
     has_workers: bool = False
+    in_short: bool = True  # whether the short campaign has it
 
     def contents(self, folder: Path) -> Contents:
         """Return what a run left: what its files say, whatever the order of rows and the time that it took."""
@@ -119,10 +121,7 @@ def _trials(path: Path) -> list[tuple[Any, ...]]:
 def make_inputs(root: Path) -> None:
     """Write what all operations read: a corpus, a network and notebooks."""
     tiny_corpus(root / "corpus", duration_s=0.6)
-    torch.manual_seed(0)
-    arguments: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
-    card = {"architecture": "openunmix", "arguments": arguments}
-    separation.save_checkpoint(OpenUnmix(**arguments), root / "network.safetensors", card, torch.float32)
+    _write_network(root / "network.safetensors", seed=0)
     point = 'import json, pathlib\npathlib.Path(out_dir, "seen.json").write_text(json.dumps({"value": value}))'
     point += '\npathlib.Path(out_dir, "table.csv").write_text(f"value\\n{value}\\n")'
     write_notebook(root / "point.ipynb", POINT_PARAMETERS, point)
@@ -133,6 +132,40 @@ steps:
   - {name: points, notebook: point.ipynb, grid: {value: [1, 2]}}
   - {name: sum, notebook: collect.ipynb, parameters: {points: "{points}"}}
 """)
+    _make_changed_inputs(root)
+
+
+def _make_changed_inputs(root: Path) -> None:
+    """Write inputs to `changed`, and to `kept` what was computed before they became what they are."""
+    changed, kept = root / "changed", root / "kept"
+    shutil.copytree(root / "corpus", changed / "corpus")
+    shutil.copy(root / "network.safetensors", changed / "network.safetensors")
+    shutil.copy(root / "network.json", changed / "network.json")
+    _evaluate_network(changed, kept / "evaluation")
+    _grid(changed, kept / "sweep")
+    _levels(changed, kept / "levels")
+    _write_network(changed / "network.safetensors", seed=1)
+    _change_corpus(changed / "corpus")
+    shutil.copytree(root / "corpus", kept / "simulation")
+    _simulate(root, kept / "simulation")
+    _change_corpus(kept / "simulation")
+
+
+def _write_network(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    arguments: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
+    card = {"architecture": "openunmix", "arguments": arguments}
+    separation.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
+
+
+def _change_corpus(corpus: Path) -> None:
+    """Correct a threshold, and replace a stem by another take."""
+    path = corpus / "metadata/listeners.train.json"
+    listeners = json.loads(path.read_text())
+    listeners["A"]["audiogram_levels_l"][4] += 10
+    path.write_text(json.dumps(listeners))
+    song = corpus / "audio/music/train/Tiny 1"
+    shutil.copy(song / "drums.wav", song / "vocals.wav")
 
 
 def prepare_process() -> None:
@@ -193,6 +226,35 @@ def _evaluate(inputs: Path, folder: Path, jobs: int = 1) -> None:
     evaluation.evaluate(corpus, separation.load("mixture"), settings, pairs, folder, progress=False, jobs=jobs)
 
 
+def _evaluate_network(inputs: Path, folder: Path) -> None:
+    corpus, name = Corpus(inputs / "corpus"), str(inputs / "network.safetensors")
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    settings = evaluation.Settings(corpus.name, "train", name)
+    evaluation.evaluate(corpus, separation.load(name, "cpu"), settings, pairs, folder, progress=False)
+
+
+def _grid(inputs: Path, folder: Path) -> None:
+    searched, _ = sweep.search_and_test(Corpus(inputs / "corpus"), "train", "train", 0, 0)
+    scorer = sweep.Sweep(str(inputs / "corpus"), ["oracle", "mixture"], folder, device="cpu", progress=False)
+    scorer.scores(sweep.grid(sweep.simplex_grid(2, 2), [0.15]), searched).to_csv(folder / "grid.csv", index=False)
+
+
+def _levels(inputs: Path, folder: Path) -> None:
+    corpus = Corpus(inputs / "corpus")
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    evaluate_levels(corpus, "train", ["oracle", "mixture"], pairs, folder, (0.0, -6.0), "cpu", progress=False)
+
+
+def _changed(compute: Callable[[Path, Path], None], name: str, in_short: bool = False) -> Operation:
+    """Return an operation that finds in its directory what was computed before its inputs changed."""
+    return Operation(
+        f"{name}, changed inputs",
+        lambda inputs, folder: compute(inputs / "changed", folder),
+        lambda inputs, folder: shutil.copytree(inputs / "kept" / name, folder, dirs_exist_ok=True),
+        in_short=in_short,
+    )
+
+
 def _evaluate_with_workers(inputs: Path, folder: Path) -> None:
     _evaluate(inputs, folder, jobs=2)
 
@@ -246,10 +308,16 @@ OPERATIONS = (
     Operation("separation cache", _cache),
     Operation("fine-tuning", _finetune),
     Operation("evaluation", _evaluate),
-    Operation("evaluation, 2 workers", _evaluate_with_workers, has_workers=True),
+    _changed(_evaluate_network, "evaluation", in_short=True),
+    Operation("evaluation, 2 workers", _evaluate_with_workers, has_workers=True, in_short=False),
     Operation("sweep", _sweep),
-    Operation("sweep, 2 workers", _sweep_with_workers, has_workers=True),
+    _changed(_grid, "sweep"),
+    Operation("sweep, 2 workers", _sweep_with_workers, has_workers=True, in_short=False),
+    _changed(_levels, "levels"),
+    _changed(_simulate, "simulation"),
     Operation("study", _study, only_there=("*.ipynb", "*.html")),
-    Operation("study, 2 workers", _study_with_workers, only_there=("*.ipynb", "*.html"), has_workers=True),
+    Operation(
+        "study, 2 workers", _study_with_workers, only_there=("*.ipynb", "*.html"), has_workers=True, in_short=False
+    ),
     Operation("report", _report, _run_notebook, only_there=("*.png", "*.pdf")),
 )

@@ -12,7 +12,16 @@ if sys.platform != "linux":
     pytest.skip("the campaign forks and looks into /proc", allow_module_level=True)
 
 CAMPAIGN = Path(__file__).with_name("campaign.py")
-OPERATIONS = ("simulation", "separation cache", "fine-tuning", "evaluation", "sweep", "study", "report")
+OPERATIONS = (
+    "simulation",
+    "separation cache",
+    "fine-tuning",
+    "evaluation",
+    "evaluation, changed inputs",
+    "sweep",
+    "study",
+    "report",
+)
 
 
 def test_every_operation_ends_as_if_undisturbed_when_it_is_started_again_after_a_fault(tmp_path: Path) -> None:
