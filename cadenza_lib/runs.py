@@ -9,7 +9,8 @@ directory: kernels on TCP race for ports. A run holds the lock of its directory,
 that started it dies, the kernel ends within about a second, and only then can another process take the run up. So no
 run is made twice at once, whoever starts it. A kernel works in the directory of its notebook, as it does under
 JupyterLab, so a relative path in a default means the same everywhere; a path that is given as a parameter is relative
-to the caller's directory and is passed on as an absolute one.
+to the caller's directory and is passed on as an absolute one. Which parameters are paths, the notebook tells by their
+type, `files.NameOrPath`: any other text stays as it is, whatever it looks like.
 """
 
 import ast
@@ -31,7 +32,7 @@ import time
 import tokenize
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -52,10 +53,12 @@ __all__ = [
     "execute",
     "git_state",
     "load_yaml",
+    "named_paths",
     "notebook_parameters",
     "package_version",
     "parse_parameters",
     "prepare",
+    "replace_paths",
     "write_error",
 ]
 
@@ -119,7 +122,8 @@ class Parameter:
 def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
     """Read the cell tagged `parameters`, which holds lines such as `n_pairs: int = 0  # how many pairs; 0 is all`.
 
-    Annotations are made of int, float, str, bool, list[…], dict[str, …] and `X | None`; defaults are literals.
+    Annotations are made of int, float, str, bool, NameOrPath, list[…], dict[str, …] and `X | None`; defaults are
+    literals.
 
     Raises
     ------
@@ -156,7 +160,7 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
         except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ParameterError(
                 f"{notebook} has {text!r} in its parameters cell; the default must be a literal of that type, and the "
-                "type made of int, float, str, bool, list, dict[str, ...] and None."
+                "type made of int, float, str, bool, NameOrPath, list, dict[str, ...] and None."
             ) from error
         comment = comments.get(line.end_lineno or line.lineno, "")
         parameters[line.target.id] = Parameter(line.target.id, ast.unparse(line.annotation), default, comment)
@@ -180,7 +184,7 @@ def parse_parameters(notebook: Path | str, texts: Mapping[str, str]) -> dict[str
         except (yaml.YAMLError, ValueError, RecursionError):
             loaded = text
         values[name] = text
-        for candidate in (text, loaded) if annotation == "str" else (loaded, text):
+        for candidate in (text, loaded) if annotation in ("str", "NameOrPath") else (loaded, text):
             try:
                 values[name] = _convert(candidate, _expression(annotation))
                 break
@@ -212,12 +216,34 @@ def check_parameters(notebook: Path | str, known: Mapping[str, Parameter], given
     return checked
 
 
+def replace_paths(
+    known: Mapping[str, Parameter], parameters: Mapping[str, Any], replace: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return checked parameters of a notebook with each `files.NameOrPath` replaced, in lists and mappings too."""
+    return {name: _convert(value, _expression(known[name].annotation), replace) for name, value in parameters.items()}
+
+
+def named_paths(known: Mapping[str, Parameter], parameters: Mapping[str, Any]) -> list[str]:
+    """Return each `files.NameOrPath` in checked parameters of a notebook."""
+    paths: list[str] = []
+
+    def collect(text: str) -> str:
+        paths.append(text)
+        return text
+
+    replace_paths(known, parameters, collect)
+    return paths
+
+
 def _expression(annotation: str) -> ast.expr:
     return ast.parse(annotation, mode="eval").body
 
 
-def _convert(value: Any, annotation: ast.expr) -> Any:
-    """Return `value` in the annotated type, int becoming float where asked; TypeError if it is of another type."""
+def _convert(value: Any, annotation: ast.expr, replace: Callable[[str], str] = str) -> Any:
+    """Return `value` in the annotated type, int becoming float where asked, and paths being replaced.
+
+    TypeError if it is of another type.
+    """
     match annotation:
         case ast.Constant(value=None) if value is None:
             return None
@@ -226,38 +252,35 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
                 return float(value)
         case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here
             return value
+        case ast.Name(id="NameOrPath") if isinstance(value, str):
+            return replace(value)
         case ast.Name(id="list") if isinstance(value, list):
             return value
         case ast.Subscript(value=ast.Name(id="list"), slice=inner) if isinstance(value, list):
-            return [_convert(item, inner) for item in value]
+            return [_convert(item, inner, replace) for item in value]
         # Papermill turns every key into a string.
         case ast.Name(id="dict") if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return value
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), inner])) if isinstance(
             value, dict
         ) and all(isinstance(key, str) for key in value):
-            return {key: _convert(item, inner) for key, item in value.items()}
+            return {key: _convert(item, inner, replace) for key, item in value.items()}
         # Papermill's --help-notebook leaves out parameters with "|", so that notebooks write Union.
         case (
             ast.BinOp(left=left, op=ast.BitOr(), right=right)
             | ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=[left, right]))
         ):
             try:
-                return _convert(value, left)
+                return _convert(value, left, replace)
             except TypeError:
-                return _convert(value, right)
+                return _convert(value, right, replace)
     raise TypeError(f"{value!r} is not {ast.unparse(annotation)}")
 
 
-def _absolute(value: Any) -> Any:
-    """Make paths absolute, in lists too; plain names such as "demo" stay, even if a directory has that name."""
-    if isinstance(value, list):
-        return [_absolute(item) for item in value]
-    if not isinstance(value, str) or "://" in value or "\n" in value:
-        return value
-    if "/" in value or os.sep in value or Path(value).is_file():
-        return str(absolute_path(value))
-    return value
+def _absolute(text: str) -> str:
+    """Make a path absolute; plain names such as "demo" stay, even if a directory has that name."""
+    is_path = "/" in text or os.sep in text or os.path.isfile(text)  # unlike Path.is_file, no error if it is too long
+    return str(absolute_path(text)) if is_path and "://" not in text else text
 
 
 # One run
@@ -294,7 +317,7 @@ def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path |
     """Check a run, writing nothing; see `execute` for the arguments and errors."""
     notebook = absolute_path(notebook)
     known = notebook_parameters(notebook)
-    given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
+    given = replace_paths(known, check_parameters(notebook, known, parameters), _absolute)
     out_dir = absolute_path(out_dir)
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
@@ -303,26 +326,17 @@ def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path |
         "notebook": notebook.name,
         "notebook_sha256": _sha256(notebook),
         "parameters": filled,
-        "inputs": {str(path): _sha256(path) for path in _inputs(filled, notebook.parent)},
+        "inputs": {str(path): _sha256(path) for path in _inputs(named_paths(known, filled), notebook.parent)},
     }
     return Run(notebook, known, given, out_dir, identity)
 
 
-def _inputs(value: Any, directory: Path) -> Iterator[Path]:
+def _inputs(paths: Iterable[str], directory: Path) -> Iterator[Path]:
     """Find the files that parameters name; a finished run is named by its directory and known by its manifest."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from _inputs(item, directory)
-    elif isinstance(value, str) and value and "\0" not in value and len(value) < 4096:
-        path = directory / value
+    for path in (directory / text for text in paths if text):
         for candidate in (path, path / "manifest.json"):
-            try:
-                if candidate.is_file():
-                    yield candidate.resolve()
-            except OSError:  # a text too long for a file name
-                continue
+            if os.path.isfile(candidate):  # unlike Path.is_file, no error if a name is too long
+                yield candidate.resolve()
 
 
 def _sha256(path: Path) -> str:
@@ -351,8 +365,8 @@ def execute(
     notebook : Path or str
         A notebook with a `parameters` cell that has an `out_dir`.
     parameters : Mapping[str, Any], optional
-        Values other than the defaults. A text that contains a slash or names a file is a path, relative to the
-        current directory.
+        Values other than the defaults. A `files.NameOrPath` that contains a slash or names a file is a path, relative
+        to the current directory.
     out_dir : Path or str, default="runs"
         Directory of this run; it gets the executed notebook and `manifest.json`, and on failure `error.txt`.
     force : bool, default=False

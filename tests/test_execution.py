@@ -80,7 +80,7 @@ steps:
     assert (out_dir / "points/13/point.ipynb").exists()
     assert not (out_dir / "points/13/manifest.json").exists()
     page = result.page.read_text()
-    assert "point.ipynb failed in cell [4] with ValueError: no such luck" in page
+    assert "point.ipynb failed in cell [5] with ValueError: no such luck" in page
     assert 'href="points/13/point.html"' in page
 
     assert main(["run", str(path), "-o", str(out_dir), "--jobs", "1"]) == 1
