@@ -138,7 +138,8 @@ def _check_corpus(corpus: Path | None) -> CheckLine:
     try:
         str(corpus).encode()
     except UnicodeEncodeError:
-        return CheckLine(False, "data", f"{str(corpus)!a} has a name that is not UTF-8; rename it")
+        shown = os.fsencode(corpus).decode(errors="backslashreplace")
+        return CheckLine(False, "data", f"{shown} has a name that is not UTF-8; rename it")
     splits = sorted(path.name.split(".")[1] for path in (corpus / "metadata").glob("scenes.*.json"))
     if not splits:
         return CheckLine(

@@ -98,11 +98,12 @@ def check_utf8(path: Path) -> None:
     ParameterError
         If the name is not UTF-8.
     """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        shown = os.fsencode(path).decode(errors="backslashreplace")
-        raise ParameterError(f"{shown} has a name that is not UTF-8; rename it.") from error
+    for part in (*reversed(path.parents), path):
+        try:
+            str(part).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(part).decode(errors="backslashreplace")
+            raise ParameterError(f"{shown} has a name that is not UTF-8; rename it.") from error
 
 
 def list_folder(folder: Path) -> list[Path]:
