@@ -13,7 +13,7 @@ import pandas as pd
 
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings
+from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings, scores_path
 from cadenza_lib.finetune import read_result
 from cadenza_lib.inference import bootstrap_interval, bootstrap_weights, percentiles, usable
 from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table, load_listeners
@@ -80,7 +80,7 @@ def tidy_table(
     Parameters
     ----------
     score_dirs
-        Directory of an evaluation, or several, or tables of scores (`*.csv`) with the official columns. A table
+        Directory of an evaluation, or several, or tables of scores with the official columns. A table
         without `settings.json` beside it, such as the challenge publishes, is named after its file, or after its
         directory if it is called `scores.csv`.
     listeners
@@ -105,15 +105,15 @@ def tidy_table(
         raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
     tables = []
     for given in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
-        scores = read_scores(given)
-        path = Path(given) if Path(given).suffix == ".csv" else Path(given) / "scores.csv"
+        path, scores = scores_path(given), read_scores(given)
         if scores.empty:
             raise CorpusError(f"{path} has no rows yet; let the evaluation finish.")
         unknown = sorted(set(scores["listener"]) - set(listeners))
         if unknown:
+            alike = [name for name in listeners if name.lower() == unknown[0].lower()]
             raise CorpusError(
-                f"{path} has the listener {unknown[0]!r}, who is not in this split; "
-                f"give the corpus and split that were evaluated."
+                f"{path} has the listener {unknown[0]!r}, who is not in this split"
+                f"{f' (it has {alike[0]!r})' if alike else ''}; give the corpus and split that were evaluated."
             )
         for ear in EARS:
             tables.append(
@@ -210,7 +210,9 @@ def describe(table: pd.DataFrame) -> str:
     silent = int((table["loudness_lufs"] == -np.inf).sum()) if "loudness_lufs" in table else 0
     left_out = f", {missing} of them missing and left out" if missing else ""
     of_silence = f", {silent} of them of a silent signal" if silent else ""
-    return f"{said}, {len(table)} scores of ears{left_out}{of_silence}."
+    unmeasured = int(table["pta_db_hl"].isna().sum())
+    of_unknown = f", {unmeasured} of them of ears without a pure-tone average" if unmeasured else ""
+    return f"{said}, {len(table)} scores of ears{left_out}{of_silence}{of_unknown}."
 
 
 def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:
@@ -221,6 +223,9 @@ def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTEN
     if wanted in set(table["listener"]):
         return wanted, f"Listener {wanted}, the paper's example, is in these scores."
     asymmetry_db = table.groupby("listener", sort=False)["asymmetry_db"].first()
+    if asymmetry_db.isna().all():
+        name = str(asymmetry_db.index[0])
+        return name, f"The paper's listener {wanted} is not in these scores; shown is {name}: no asymmetry is known."
     name = str(asymmetry_db.abs().idxmax())
     return name, (
         f"The paper's listener {wanted} is not in these scores; shown is {name}, the most asymmetric one "

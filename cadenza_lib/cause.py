@@ -23,6 +23,7 @@ from cadenza_lib.inference import (
     MIN_LISTENERS,
     bootstrap_interval,
     bootstrap_weights,
+    missing_note,
     percentiles,
     usable,
     weighted_line,
@@ -138,7 +139,8 @@ def clip_effect_table(
                 explained, limits = np.nan, (np.nan, np.nan)
                 note = "the slope with the clip may be zero, so there is no effect to explain"
             else:
-                explained, limits, note = 1 - slope_free / slope, percentiles(1 - resampled[1] / resampled[0]), ""
+                explained, limits = 1 - slope_free / slope, percentiles(1 - resampled[1] / resampled[0])
+                note = missing_note(group, rows)
             r = [float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) > 0 else np.nan for y in (clipped, unlimited)]
             found.append((system, predictor, *size, *r, 10 * slope, 10 * slope_free, explained, *limits, note))
     return pd.DataFrame(found, columns=columns)

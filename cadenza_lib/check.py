@@ -135,6 +135,11 @@ def _check_demo_checkpoint(data: Path) -> CheckLine:
 def _check_corpus(corpus: Path | None) -> CheckLine:
     if corpus is None:
         return CheckLine(True, "data", "none given; the demo corpus is built in", required=False)
+    try:
+        str(corpus).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(corpus).decode(errors="backslashreplace")
+        return CheckLine(False, "data", f"{shown} has a name that is not UTF-8; rename it")
     splits = sorted(path.name.split(".")[1] for path in (corpus / "metadata").glob("scenes.*.json"))
     if not splits:
         return CheckLine(

@@ -7,7 +7,8 @@
 
 At-ear songs are read from `audio/at_mic_music` where it has them, and are otherwise simulated from the dry song and
 the HRTFs, with the 16-bit rounding of the official generator: both ways give the same signals. Names on the disk may
-differ in case (`Mixture.wav`, `Train/`), and `head_positions.json` is the head positions' older name.
+differ from those in the metadata in case (`Mixture.wav`, `Train/`) and in Unicode's normal form, and
+`head_positions.json` is the head positions' older name.
 
 Metadata may come from anyone, so what they name cannot lead out of the corpus, neither by `..` nor through a link: the
 directory of a song lies below that of its split. Those who assemble a corpus may link `audio`, what is in it, and the
@@ -25,7 +26,17 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, hrtf_file_name, load_hrtf, quantise_16bit, read_audio
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import absolute_path, file_name, fill, find_path, is_inside, read_json, regular_file
+from cadenza_lib.files import (
+    absolute_path,
+    file_name,
+    fill,
+    find_path,
+    is_inside,
+    normal_form,
+    read_json,
+    read_metadata,
+    regular_file,
+)
 from cadenza_lib.identity import digest, song_file_identity
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram, load_listeners
 from cadenza_lib.loudness import BLOCK_S
@@ -130,7 +141,7 @@ class Corpus:
     @property
     def splits(self) -> list[str]:
         """Names of the splits that have scenes."""
-        return sorted(path.name.split(".")[1] for path in self.metadata.glob("[sS]cenes.*.json"))
+        return sorted(normal_form(path.name).split(".")[1] for path in self.metadata.glob("[sS]cenes.*.json"))
 
     def metadata_file(self, name: str) -> Path:
         """Return the path of a file of metadata, which need not exist, as it is spelt on the disk."""
@@ -165,6 +176,7 @@ class Corpus:
         CorpusError
             If the split does not exist, or its metadata are missing, broken or point to nothing.
         """
+        name = normal_form(name)
         if name not in self._splits:
             if name not in self.splits:
                 raise CorpusError(f"{self.root} has no split {name!r}; it has {self.splits or 'no scenes.*.json'}.")
@@ -364,7 +376,7 @@ class Corpus:
         positions = {}
         for name, entry in _read_object(path).items():
             try:
-                position = fill(HeadPosition, entry)
+                position = fill(HeadPosition, entry, further_keys=True)
                 sound = all(abs(angle) <= 180 for angle in (position.left_angle, position.right_angle))
                 sound &= all(file_name(part) == part for part in (position.subject, position.mic))
             except TypeError as error:
@@ -388,7 +400,7 @@ class Corpus:
         scenes = {}
         for scene_id, entry in _read_object(path).items():
             try:
-                scene = fill(Scene, entry)
+                scene = fill(Scene, entry, further_keys=True)
             except TypeError as error:
                 raise CorpusError(
                     f"{path}: {scene_id} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
@@ -445,7 +457,7 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
     """
     if not path.exists():
         return {}
-    content = read_json(path)
+    content = read_metadata(path)
     entries = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise CorpusError(f"{path} must hold a list or an object of songs, not {type(content).__name__}.")
@@ -466,7 +478,7 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    content = read_json(path)
+    content = read_metadata(path)
     if not isinstance(content, dict) or not content:
         raise CorpusError(f"{path} must hold a non-empty JSON object, not {type(content).__name__}.")
     return content

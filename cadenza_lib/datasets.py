@@ -17,7 +17,8 @@ import soundfile
 from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name
 from cadenza_lib.corpus import SIGNALS, Corpus, Split
 from cadenza_lib.errors import CadenzaError, CorpusError
-from cadenza_lib.files import absolute_path, find_path, regular_file
+from cadenza_lib.files import absolute_path, find_path, list_folder, normal_form, regular_file
+from cadenza_lib.listeners import measurement_note
 
 __all__ = ["Finding", "check_data", "song_folders"]
 
@@ -59,6 +60,8 @@ def check_data(path: Path | str) -> list[Finding]:
     ------
     CorpusError
         If there is no such directory, or nothing in it is known.
+    ParameterError
+        If the name of the directory, or of one of a song in it, is not UTF-8.
     """
     root = absolute_path(path)
     if not root.is_dir():
@@ -87,15 +90,15 @@ def _check_folder(root: Path) -> list[Finding]:
 
 
 def song_folders(folder: Path) -> list[Path]:
-    """Return the directories in a folder that hold at least one of the five files of a song, sorted by name."""
-    if not folder.is_dir():
-        return []
+    """Return the directories in a folder that hold at least one of the five files of a song, sorted by name.
+
+    Raises
+    ------
+    ParameterError
+        If a name is not UTF-8.
+    """
     wanted = {f"{name}.wav" for name in SIGNALS}
-    return [
-        one
-        for one in sorted(folder.iterdir())
-        if one.is_dir() and not one.name.startswith(".") and wanted & {file.name.lower() for file in one.iterdir()}
-    ]
+    return [song for song in _subfolders(folder) if wanted & {file.name.lower() for file in song.iterdir()}]
 
 
 def _check_corpus(root: Path) -> list[Finding]:
@@ -150,6 +153,8 @@ def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
             status = "MISSING" if everything else "DAMAGE"
             detail = f"none of {len(gone)}" if everything else f"{_examples(gone)} of {len(folders)}"
             findings.append(Finding(status, name, f"{kind} songs that {file} names: {detail} on the disk"))
+    if note := measurement_note(split.listeners.values()):
+        findings.append(Finding("NOTE", name, note))
     return [*findings, Finding("OK", name, _abilities(corpus, split, dry, heard))]
 
 
@@ -189,7 +194,7 @@ def _check_old_names(corpus: Corpus) -> Iterator[Finding]:
 
 
 def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
-    """Say which songs are spelt in another case, and find names that only the case tells apart."""
+    """Say which songs are spelt in another case, and find names that only case or normal form tell apart."""
     songs = list(songs)
     other = [
         song
@@ -200,11 +205,11 @@ def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
         yield Finding("NOTE", "file names", f"upper case in {_examples(other)}, such as Mixture.wav; understood")
     if folders := sorted({song.parent for song in songs if song.parent.name != song.parent.name.lower()}):
         yield Finding("NOTE", "folder names", f"upper case in {_examples(folders)}; understood")
-    names = Counter(str(song).lower() for song in songs)
-    for song in songs:
-        names.update(str(file).lower() for file in song.iterdir())
+    paths = [path for song in songs for path in (song, *list_folder(song))]
+    names = Counter(normal_form(str(path)).lower() for path in paths)
     if twice := [name for name, count in names.items() if count > 1]:
-        yield Finding("DAMAGE", "duplicates", f"names that only upper and lower case tell apart: {_examples(twice)}")
+        told = f"names that only upper and lower case tell apart, or Unicode's normal form: {_examples(twice)}"
+        yield Finding("DAMAGE", "duplicates", told)
 
 
 def _check_songs(subject: str, songs: list[Path]) -> list[Finding]:
@@ -290,13 +295,14 @@ def _promised_bytes(path: Path) -> int:
 
 def _split_names(corpus: Corpus) -> list[str]:
     """Return the splits that any file of metadata is of, in alphabetical order."""
-    files = [path.name.split(".") for path in corpus.metadata.glob("*.*.json")]
+    files = [path.name.split(".") for path in list_folder(corpus.metadata) if path.suffix == ".json"]
     return sorted({parts[1] for parts in files if len(parts) == 3 and parts[0].lower() in _METADATA})
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    there = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [one for one in there if one.is_dir() and not one.name.startswith(".")]  # hidden: songs that are unfinished
+    return [
+        path for path in list_folder(folder) if path.is_dir()
+    ]  # no hidden ones: these are songs that are unfinished
 
 
 def _damage(subject: str, problems: list[str]) -> list[Finding]:

@@ -64,6 +64,7 @@ __all__ = [
     "read_settings",
     "reference_remix",
     "score",
+    "scores_path",
     "signal_name",
 ]
 
@@ -481,18 +482,26 @@ def signal_name(pair: Pair) -> str:
     return file_name(f"{pair.scene}_{pair.listener}_remix")
 
 
+def scores_path(path: Path | str) -> Path:
+    """Return the table of scores that a path means: a file, or `scores.csv` in the directory of an evaluation."""
+    path = Path(path)
+    return path if path.is_file() or path.suffix.lower() == ".csv" else path / "scores.csv"
+
+
 def read_scores(path: Path | str) -> pd.DataFrame:
-    """Read the `scores.csv` of an evaluation from its directory, or any table (`*.csv`) with the official columns.
+    """Read the `scores.csv` of an evaluation from its directory, or any table with the official columns.
 
     Raises
     ------
     CorpusError
-        If the file is missing, or is not a table with the official columns.
+        If the file is missing, is not a table with the official columns, has a pair twice, or has a score that is no
+        HAAQI.
     """
-    path = Path(path) if Path(path).suffix == ".csv" else Path(path) / "scores.csv"
+    path = scores_path(path)
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
-    return read_table(path, OFFICIAL_COLUMNS, COLUMNS[3:], "evaluate again")
+    numbers, key = COLUMNS[3:], ("scene", "listener")
+    return read_table(path, OFFICIAL_COLUMNS, numbers, "correct the table, or evaluate again", key)
 
 
 def read_settings(out_dir: Path | str) -> Settings:

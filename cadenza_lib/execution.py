@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from cadenza_lib.executors import core_count, processes, thread_share
 from cadenza_lib.files import absolute_path, make_directory, read_json
 from cadenza_lib.report import PointResult, write_page
 from cadenza_lib.runs import (
+    Parameter,
     Run,
     execute,
     forced_run_name,
@@ -31,6 +32,7 @@ from cadenza_lib.runs import (
     notebook_parameters,
     package_version,
     prepare,
+    replace_paths,
     write_error,
 )
 from cadenza_lib.study import PLACED, Point, Step, Study
@@ -96,10 +98,11 @@ def plan_study(study: Study, out_dir: Path | str | None = None, *, force: bool =
     to_do: set[str] = set()
     plans = []
     for step in study.steps:
-        defaults = {name: parameter.default for name, parameter in notebook_parameters(step.notebook).items()}
+        known = notebook_parameters(step.notebook)
+        defaults = {name: parameter.default for name, parameter in known.items()}
         works = {}
         for point in step.points:
-            parameters = {**defaults, **_origins(point.parameters, inits)}
+            parameters = {**defaults, **_origins(known, point.parameters, inits)}
             if "init" in parameters:
                 inits[point.directory] = parameters["init"]
             if force or to_do.intersection(point.needs) or not _prepare(step, point, out_dir).is_finished():
@@ -276,31 +279,23 @@ def _run_points(
 
 
 def _prepare(step: Step, point: Point, out_dir: Path) -> Run:
-    return prepare(step.notebook, _place(point.parameters, out_dir), out_dir / point.directory)
+    """Prepare a point, each `{directory}` in its paths replaced by where that lies."""
+
+    def place(text: str) -> str:
+        return PLACED.sub(lambda match: str(out_dir / match[1]) if match[1] in point.needs else match[0], text)
+
+    parameters = replace_paths(notebook_parameters(step.notebook), point.parameters, place)
+    return prepare(step.notebook, parameters, out_dir / point.directory)
 
 
-def _place(value: Any, out_dir: Path) -> Any:
-    """Replace each `{directory}` by its path."""
-    return _replaced(value, lambda text: PLACED.sub(lambda match: str(out_dir / match[1]), text))
-
-
-def _origins(value: Any, inits: Mapping[str, str]) -> Any:
+def _origins(known: Mapping[str, Parameter], parameters: Mapping[str, Any], inits: Mapping[str, str]) -> dict[str, Any]:
     """Replace each `{directory}/file` of a point that trains a network by what it starts from: it costs the same."""
 
     def origin(text: str) -> str:
         match = PLACED.match(text)
         return inits.get(match[1], text) if match else text
 
-    return _replaced(value, origin)
-
-
-def _replaced(value: Any, replace: Callable[[str], str]) -> Any:
-    """Replace texts, in lists and mappings too."""
-    if isinstance(value, Mapping):
-        return {name: _replaced(item, replace) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_replaced(item, replace) for item in value]
-    return replace(value) if isinstance(value, str) else value
+    return replace_paths(known, parameters, origin)
 
 
 def _describe_code() -> str:

@@ -367,7 +367,8 @@ def _numbers_html(listener: Listener, current: Stages, scores: pd.DataFrame | No
     lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in header) + "</tr>"]
     for index, ear in enumerate(EARS):
         pta_db_hl = pure_tone_average_db_hl(ear_audiogram(listener, ear))
-        cells = {"pta_db_hl": f"{pta_db_hl:.1f}", "clipped_share": f"{100 * current.output.clipped_share[index]:.1f} %"}
+        pta = "not measured" if np.isnan(pta_db_hl) else f"{pta_db_hl:.1f}"
+        cells = {"pta_db_hl": pta, "clipped_share": f"{100 * current.output.clipped_share[index]:.1f} %"}
         for name in ("haaqi", *_PARTS):
             cells[name] = "pending" if scores is None else f"{scores[name].iloc[index]:.3f}"
         values = "".join(f'<td data-ear="{ear}" data-name="{name}">{text}</td>' for name, text in cells.items())

@@ -129,7 +129,8 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     """
     known = usable(table, ["pta_db_hl"])
     name = ", ".join(map(str, table["system"].unique()))
-    axes.set_title(title if title is not None else f"{name} ({len(known)} ears)")
+    count = f"{len(known)} ears" if len(known) == len(table) else f"{len(known)} of {len(table)} ears have both"
+    axes.set_title(title if title is not None else f"{name} ({count})")
     if known.empty:
         return not_enough_data(axes, obstacle(known, ["pta_db_hl"]))
     for ear in EARS:

@@ -5,6 +5,7 @@ writes over what a process left that was killed, so nothing needs to be cleaned 
 Other hidden files are locks, `.lock` or `.<what>.lock`; they stay, and mean nothing while nobody holds them.
 """
 
+import codecs
 import csv
 import errno
 import hashlib
@@ -16,6 +17,7 @@ import math
 import os
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,21 +33,26 @@ if sys.platform != "win32":  # which has no such locks: there, do not start a st
 
 __all__ = [
     "DATA",
+    "NameOrPath",
     "absolute_path",
     "append_row",
     "as_tuples",
     "atomic_path",
+    "check_utf8",
     "cut_name",
     "file_name",
     "fill",
     "find_path",
     "is_inside",
     "keep_rows",
+    "list_folder",
     "locked",
     "make_directory",
+    "normal_form",
     "parse_json",
     "parse_number",
     "read_json",
+    "read_metadata",
     "read_rows",
     "read_table",
     "read_text",
@@ -62,6 +69,11 @@ Kind = TypeVar("Kind")
 DATA = Path(__file__).resolve().parents[1] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
 
+NameOrPath = str
+"""The type of a notebook's parameter that is a path, or a name in its place, such as "demo"; see `runs`."""
+
+_HAAQI_BOUNDS = (-0.06, 1.0)  # what its formula gives at most and at least, see `haaqi.score.combine`
+_SEPARATORS = ",;\t"  # of the cells of a table; spreadsheets write semicolons where the comma is the decimal mark
 _MAX_NAME_BYTES = 200  # of a file's name: file systems take 255, and what is added to a name needs some
 
 
@@ -71,12 +83,44 @@ def absolute_path(path: Path | str) -> Path:
     Raises
     ------
     ParameterError
-        If no path can be so.
+        If no path can be so, or its name is not UTF-8.
     """
     try:
-        return Path(os.path.realpath(os.path.expanduser(path)))  # pathlib's own fails where links lead in a circle
+        absolute = Path(os.path.realpath(os.path.expanduser(path)))  # pathlib's own fails where links lead in a circle
     except ValueError as error:
         raise ParameterError(f"{str(path)!r} is no path ({error}); correct it.") from error
+    check_utf8(absolute)
+    return absolute
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a path whose name is not UTF-8, as old archives leave them: no metadata, table or notebook can hold it.
+
+    Raises
+    ------
+    ParameterError
+        If the name is not UTF-8.
+    """
+    for part in (*reversed(path.parents), path):
+        try:
+            str(part).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(part).decode(errors="backslashreplace")
+            raise ParameterError(f"{shown} has a name that is not UTF-8; rename it.") from error
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """Return what lies in a directory, sorted by name, without hidden files; nothing if there is no such directory.
+
+    Raises
+    ------
+    ParameterError
+        If a name is not UTF-8.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    for path in there:
+        check_utf8(path)
+    return there
 
 
 def make_directory(path: Path | str) -> Path:
@@ -101,7 +145,7 @@ def make_directory(path: Path | str) -> Path:
 
 
 def find_path(path: Path, root: Path) -> Path:
-    """Return a path below `root` as it is spelt on the disk, where only the case of its names may differ.
+    """Return a path below `root` as it is spelt on the disk, where case and normal form of its names may differ.
 
     Returns
     -------
@@ -114,9 +158,8 @@ def find_path(path: Path, root: Path) -> Path:
     for name in path.relative_to(root).parts:
         exact = found / name
         try:
-            others = (
-                [] if exact.exists() else [one for one in sorted(found.iterdir()) if one.name.lower() == name.lower()]
-            )
+            is_exact, spelling = exact.exists(), normal_form(name).lower()
+            others = [] if is_exact else [p for p in sorted(found.iterdir()) if normal_form(p.name).lower() == spelling]
         except OSError:
             return path
         found = others[0] if others else exact
@@ -281,7 +324,9 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
         with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
     if header != list(columns):
-        raise ParameterError(f"{path} has other columns than are written now; choose another directory.")
+        raise ParameterError(
+            f"{path} has other columns than are written now ({', '.join(columns)}); choose another directory."
+        )
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -347,14 +392,16 @@ def regular_file(path: Path) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """Read a file of UTF-8.
+    """Read a file of UTF-8, or of UTF-16 as spreadsheets write it, without its byte order mark.
 
     Raises
     ------
-    OSError, UnicodeDecodeError
+    OSError, UnicodeError
         If it cannot be read.
     """
-    return regular_file(path).read_text(encoding="utf-8")
+    with regular_file(path).open("rb") as file:
+        is_utf_16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return path.read_text(encoding="utf-16" if is_utf_16 else "utf-8-sig")
 
 
 def parse_json(text: str) -> Any:
@@ -371,39 +418,97 @@ def parse_json(text: str) -> Any:
 
 
 def read_table(
-    path: Path, texts: Sequence[str], numbers: Sequence[str] = (), remedy: str = "correct it"
+    path: Path,
+    texts: Sequence[str],
+    numbers: Sequence[str] = (),
+    remedy: str = "correct it",
+    key: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a CSV table: every cell as the text it is, but `numbers`, where there are such columns.
 
-    A number that is missing (an empty cell, or NaN) is NaN; see `parse_number`.
+    Cells are separated by commas, semicolons or tabs, whichever makes the header have `texts`. Numbers may have a
+    decimal comma if none has a decimal point. A number that is missing (an empty cell, or NaN) is NaN; see
+    `parse_number`. Rows without any text are skipped.
+
+    Parameters
+    ----------
+    path
+        The table.
+    texts
+        Columns that it must have.
+    numbers
+        Columns of numbers.
+    remedy
+        What errors advise.
+    key
+        Columns of names, which are read in `normal_form`: none is empty, and no two rows have the same.
 
     Raises
     ------
     CorpusError
-        If the file is missing, unreadable or no table, lacks one of the columns `texts`, or holds something else than
-        a number.
+        If the file is missing, unreadable or no table, lacks one of the columns `texts`, breaks the rule of `key`, or
+        holds something else than a number.
     """
     if not os.path.exists(path):  # unlike Path.exists, no error if a name is too long
         raise CorpusError(f"{path} does not exist; check the path.")
     try:
-        rows = [row for row in csv.reader(io.StringIO(read_text(path).removeprefix("\ufeff"), newline="")) if row]
+        rows = _table_rows(read_text(path), texts)
     except (OSError, ValueError, csv.Error) as error:
         raise CorpusError(f"{path} cannot be read as a table ({error}); {remedy}.") from error
-    header, *rows = rows or [[]]
+    (_, header), *rows = rows or [(1, [])]
     if missing := [column for column in texts if column not in header]:
-        raise CorpusError(f"{path} has no column {missing[0]!r}; it needs {', '.join(texts)}; {remedy}.")
+        raise CorpusError(
+            f"{path} has no column {missing[0]!r} but {', '.join(header) or 'none'}; it needs {', '.join(texts)}, "
+            f"separated by commas, semicolons or tabs; {remedy}."
+        )
     if len(set(header)) < len(header):
         raise CorpusError(f"{path} has two columns of one name among {', '.join(header)}; {remedy}.")
-    for row in rows:
+    for line, row in rows:
         if len(row) != len(header):
-            raise CorpusError(f"{path} has the row {row!r}, of {len(row)} cells instead of {len(header)}; {remedy}.")
-    table = pd.DataFrame(rows, columns=header, dtype=str)
-    for column in table.columns.intersection(list(numbers)):
-        try:
-            table[column] = [parse_number(cell or "nan", column) for cell in table[column]]
-        except ValueError as error:
-            raise CorpusError(f"{path} has a {column} that is not a number ({error}); {remedy}.") from error
+            raise CorpusError(f"{path}, line {line} has {len(row)} cells ({row!r}) instead of {len(header)}; {remedy}.")
+    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=str)
+    lines = [line for line, _ in rows]
+    _read_numbers(path, table, lines, table.columns.intersection(list(numbers)), remedy)
+    if key:
+        table[list(key)] = table[list(key)].map(normal_form)
+        _check_key(path, table, lines, key, remedy)
     return table
+
+
+def _table_rows(text: str, texts: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table that hold any text, each with the number of its line, by the separator that fits."""
+    first = next((line for line in text.splitlines() if line.strip(f"{_SEPARATORS} ")), "")
+    headers = {mark: set(next(csv.reader([first], delimiter=mark), [])) for mark in _SEPARATORS}
+    separator = max(headers, key=lambda mark: len(headers[mark].intersection(texts)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+
+
+def _read_numbers(path: Path, table: pd.DataFrame, lines: Sequence[int], numbers: pd.Index, remedy: str) -> None:
+    """Turn columns of a table into numbers; commas are decimal ones if there is no point in any of them."""
+    has_points = any("." in cell for column in numbers for cell in table[column])
+    for column in numbers:
+        values = []
+        for line, cell in zip(lines, table[column], strict=True):
+            try:
+                values.append(parse_number((cell if has_points else cell.replace(",", ".")) or "nan", column))
+            except ValueError as error:
+                raise CorpusError(f"{path}, line {line}: {column} is {cell!r}, but {error}; {remedy}.") from error
+        table[column] = values
+
+
+def _check_key(path: Path, table: pd.DataFrame, lines: Sequence[int], key: Sequence[str], remedy: str) -> None:
+    """Refuse a row of a table that lacks a name, or has the names of another one."""
+    line_of: dict[tuple[str, ...], int] = {}
+    for line, names in zip(lines, table[list(key)].itertuples(index=False, name=None), strict=True):
+        if empty := [column for column, name in zip(key, names, strict=True) if not name.strip()]:
+            raise CorpusError(f"{path}, line {line} has no {empty[0]}; {remedy}.")
+        if names in line_of:
+            raise CorpusError(
+                f"{path}, line {line} has {', '.join(names)} ({', '.join(key)}), which line {line_of[names]} has "
+                f"already; keep one of the two."
+            )
+        line_of[names] = line
 
 
 def parse_number(text: str, column: str) -> float:
@@ -412,11 +517,17 @@ def parse_number(text: str, column: str) -> float:
     Raises
     ------
     ValueError
-        If it is none, or infinite; only a loudness may be that of silence, minus infinity.
+        If it is none, or infinite; only a loudness may be that of silence, minus infinity. If it is the HAAQI of a
+        column called score or haaqi, and beyond its bounds.
     """
-    number = float(text)
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError("a number is expected") from None
     if math.isinf(number) and not (number < 0 and column.endswith("loudness_lufs")):
-        raise ValueError(f"it is {text}")
+        raise ValueError("a finite number is expected")
+    if column.endswith(("score", "haaqi")) and (number < _HAAQI_BOUNDS[0] or number > _HAAQI_BOUNDS[1]):
+        raise ValueError("HAAQI lies between 0 and 1 (divide percentages by 100)")
     return number
 
 
@@ -444,6 +555,33 @@ def read_json(path: Path | str) -> Any:
         raise CorpusError(f"{path} cannot be read as JSON ({error}); repair it or download it again.") from error
 
 
+def read_metadata(path: Path | str) -> Any:
+    """Read a JSON file with all texts in `normal_form`, so that names are equal however they were typed.
+
+    Raises
+    ------
+    CorpusError
+        As `read_json`, or if two keys of an object differ in nothing but their normal form.
+    """
+    try:
+        return _normal_forms(read_json(path))
+    except ValueError as error:
+        raise CorpusError(f"{path} cannot be used ({error}, in two spellings of Unicode); rename one.") from error
+
+
+def normal_form(text: str) -> str:
+    """Return a text in Unicode's normal form C, as keyboards give it; the names of files on macOS are in form D."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _normal_forms(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _unique([(normal_form(key), _normal_forms(item)) for key, item in value.items()])
+    if isinstance(value, list):
+        return [_normal_forms(item) for item in value]
+    return normal_form(value) if isinstance(value, str) else value
+
+
 def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:
     """Write `content` as JSON, completely or not at all; `official`: with the bytes of the challenge's scripts.
 
@@ -461,8 +599,20 @@ def write_json(path: Path | str, content: Any, *, official: bool = False) -> Non
         temporary.write_bytes(encoded)
 
 
-def fill(kind: type[Kind], content: Any) -> Kind:
+def fill(kind: type[Kind], content: Any, *, further_keys: bool = False) -> Kind:
     """Make a dataclass of an object of JSON.
+
+    Numbers become those of their field, since other tools write 4.0 for 4 and -30 for -30.0.
+
+    Parameters
+    ----------
+    kind
+        The dataclass.
+    content
+        The object.
+    further_keys
+        Whether keys that are no field are left out, as is right for metadata; in settings of ours they would mean
+        something that decides a result.
 
     Raises
     ------
@@ -472,22 +622,31 @@ def fill(kind: type[Kind], content: Any) -> Kind:
     if not isinstance(content, dict):
         raise TypeError(f"it is no object but {content!r}")
     hints = get_type_hints(kind)
+    values = {}
     for name, value in content.items():
-        if name in hints and not _is_of(value, hints[name]):
-            raise TypeError(f"{name} is {value!r}")
-    return kind(**content)
+        try:
+            values[name] = _typed(value, hints[name]) if name in hints else value
+        except TypeError as error:
+            raise TypeError(f"{name} is {value!r}") from error
+    return kind(**{name: value for name, value in values.items() if name in hints or not further_keys})
 
 
-def _is_of(value: Any, hint: Any) -> bool:
-    """Tell whether a value of JSON is of a type; a list is also a tuple."""
+def _typed(value: Any, hint: Any) -> Any:
+    """Return a value of JSON in a type; a list is also a tuple. TypeError if it is of another type."""
     arguments = get_args(hint)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if not arguments:
-        return type(value) is hint
+    if type(value) is hint:
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        return int(value)
     if get_origin(hint) in (Union, UnionType):
-        return any(_is_of(value, one) for one in arguments)
-    return isinstance(value, list) and all(_is_of(item, arguments[0]) for item in value)  # tuple[X, ...], Sequence[X]
+        for one in arguments:
+            with suppress(TypeError):
+                return _typed(value, one)
+    elif arguments and isinstance(value, list):  # tuple[X, ...], Sequence[X]
+        return [_typed(item, arguments[0]) for item in value]
+    raise TypeError(f"{value!r} is not {hint}")
 
 
 def as_tuples(value: Any) -> Any:

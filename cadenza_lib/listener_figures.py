@@ -1,5 +1,7 @@
 """Figures of HAAQI and the ears that hear it: correlations, asymmetry, severity, gains, and what clipping does."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -56,7 +58,7 @@ def predictor_label(predictor: str) -> str:
 
 
 def correlation_heatmap(
-    correlations: pd.DataFrame, axes: Axes, value: str = "pearson_r", title: str | None = None
+    correlations: pd.DataFrame, axes: Axes, value: str = "pearson_r", title: str | None = None, note: str = ""
 ) -> Axes:
     """Draw the correlation of HAAQI with each predictor, a row for each system; a star where p after Holm is < 0.05.
 
@@ -70,6 +72,8 @@ def correlation_heatmap(
         "pearson_r" or "spearman_rho".
     title
         Of the axes.
+    note
+        What is said below, such as `listeners.measurement_note`.
     """
     axes.set_title(title or f"Correlation of HAAQI with hearing loss ({_NAMES[value]})")
     if correlations[value].isna().all():
@@ -90,7 +94,8 @@ def correlation_heatmap(
         )
     axes.set_xticks(np.arange(len(predictors)) + 0.5, [predictor_label(name) for name in predictors], rotation=0)
     axes.set_yticks(np.arange(len(systems)) + 0.5, systems, rotation=0)
-    axes.set_xlabel("Threshold at (Hz), averages, and clipping; *: p < 0.05 after Holm's correction")
+    said = "Threshold at (Hz), averages, and clipping; *: p < 0.05 after Holm's correction"
+    axes.set_xlabel("\n".join([said, *textwrap.wrap(note, 100)]))
     axes.set_ylabel("")
     axes.grid(False)
     return axes
@@ -160,7 +165,9 @@ def haaqi_by_severity(table: pd.DataFrame, axes: Axes, title: str = "HAAQI by he
     sns.stripplot(**look, ax=axes, dodge=True, size=4, jitter=0.08, legend=False)
     axes.set_xticks(range(len(order)), [f"{name}\n(n = {size[name]})" for name in order])
     axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Severity class, better-ear pure-tone average")
+    unknown = table.loc[table["severity"].isna(), "listener"].nunique()
+    left_out = f"; without it, left out: {unknown}" if unknown else ""
+    axes.set_xlabel(f"Severity class, better-ear pure-tone average{left_out}")
     axes.set_ylabel("HAAQI, mean of each listener")
     axes.legend(title="System", loc="best")
     return axes

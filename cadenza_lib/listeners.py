@@ -1,11 +1,14 @@
 """Listeners and their audiograms: loading with checks, averages, severity, and standard audiograms.
 
 `Audiogram` and `Listener` are pyclarity's own classes, so that everything here works with pyclarity and the reverse.
-Thresholds are in dB HL; between measured frequencies they are interpolated linearly on a log-frequency axis, as
-pyclarity does.
+Thresholds are in dB HL at frequencies in Hz; between measured frequencies they are interpolated linearly on a
+log-frequency axis, as pyclarity does. Averages and slopes use no threshold beyond the measured frequencies: where they
+would need one they are NaN. (NAL-R and HAAQI, as pyclarity defines them, take the nearest measured threshold there.)
 """
 
+import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,13 @@ import pandas as pd
 from clarity.utils.audiogram import Audiogram, Listener
 
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import read_json
+from cadenza_lib.files import read_metadata
 
 __all__ = [
     "BISGAARD_FREQUENCIES",
     "BISGAARD_THRESHOLDS_DB_HL",
     "EARS",
+    "HIGH_FREQUENCY_BAND",
     "LOW_FREQUENCY_BAND",
     "PTA4_FREQUENCIES",
     "SEVERITY_CLASSES",
@@ -31,12 +35,15 @@ __all__ = [
     "ear_audiogram",
     "ear_table",
     "load_listeners",
+    "measurement_note",
     "parse_listener",
     "pure_tone_average_db_hl",
     "severity_class",
     "spread_listeners",
     "standard_audiogram",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 EARS = ("left", "right")
 
@@ -45,6 +52,9 @@ PTA4_FREQUENCIES = (500, 1000, 2000, 4000)
 
 LOW_FREQUENCY_BAND = (500, 1000, 2000)
 """The paper's low-frequency band, 500-2000 Hz, at audiometric frequencies."""
+
+HIGH_FREQUENCY_BAND = (2000, 3000, 4000, 6000, 8000)
+"""Audiometric frequencies of the high-frequency average in Hz; those beyond the measured ones are left out."""
 
 SEVERITY_CLASSES = (
     ("none", 20.0),
@@ -77,6 +87,7 @@ BISGAARD_THRESHOLDS_DB_HL: Mapping[str, tuple[float, ...]] = {
 procedure", Trends in Amplification 14(2), 113-120, 2010."""
 
 _THRESHOLD_BOUNDS_DB_HL = (-20.0, 130.0)  # beyond what any clinical audiometer produces
+_FREQUENCY_BOUNDS_HZ = (20.0, 20_000.0)  # what people hear; in kHz the same are 0.02 to 20, so no value is in doubt
 _KEYS = ("name", "audiogram_cfs", "audiogram_levels_l", "audiogram_levels_r")
 
 
@@ -96,9 +107,10 @@ def load_listeners(path: Path | str) -> dict[str, Listener]:
     Raises
     ------
     CorpusError
-        If the file cannot be read, or an audiogram is incomplete, not numeric, out of order or out of bounds.
+        If the file cannot be read, or an audiogram is incomplete, not numeric, out of order or out of bounds, such as
+        frequencies in kHz.
     """
-    content = read_json(path)
+    content = read_metadata(path)
     if not isinstance(content, dict) or not content:
         raise CorpusError(f"{path} must hold a non-empty object of listeners by id, not {type(content).__name__}.")
     return {name: parse_listener(entry, name, path) for name, entry in content.items()}
@@ -120,6 +132,13 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
     if (np.diff(frequencies) <= 0).any():
         raise CorpusError(
             f"{where}: audiogram_cfs {frequencies.tolist()} must rise, each frequency once; sort it and its levels."
+        )
+    lowest, highest = _FREQUENCY_BOUNDS_HZ
+    if frequencies[0] < lowest or frequencies[-1] > highest:
+        hint = "they look like kHz, so multiply them by 1000" if frequencies[-1] <= lowest else "correct the audiogram"
+        raise CorpusError(
+            f"{where}: audiogram_cfs {frequencies.tolist()} must be frequencies in Hz, from {lowest:g} to {highest:g}; "
+            f"{hint}."
         )
     audiograms = []
     for ear, key in zip(EARS, _KEYS[2:], strict=True):
@@ -150,17 +169,17 @@ def standard_audiogram(name: str) -> Audiogram:
 
 
 def pure_tone_average_db_hl(audiogram: Audiogram, frequencies: Sequence[float] = PTA4_FREQUENCIES) -> float:
-    """Return the mean threshold at `frequencies` in Hz, by default the four-frequency PTA.
+    """Return the mean threshold at `frequencies` in Hz, by default the four-frequency PTA; NaN if one is not measured.
 
     >>> float(pure_tone_average_db_hl(standard_audiogram("N3")))
     46.25
     """
-    return float(np.mean(audiogram.resample(np.asarray(frequencies, dtype=float)).levels))
+    return float(np.mean(_thresholds_db_hl(audiogram, frequencies)))
 
 
 def better_ear_pta_db_hl(listener: Listener) -> float:
-    """Return the lower of the two ears' four-frequency PTAs in dB HL."""
-    return min(pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS)
+    """Return the lower of the two ears' four-frequency PTAs in dB HL, NaN if one is not known."""
+    return float(np.min([pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]))
 
 
 def severity_class(pta_db_hl: float) -> str:
@@ -179,19 +198,24 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
     """Return names spread evenly over pure-tone averages (mean of both ears), in the order of `listeners`.
 
     Among them is the listener with the largest difference between the ears, or in that one's place those `wanted`
-    that there are.
+    that there are. Listeners without a pure-tone average are left out, and a warning counts them.
 
     Raises
     ------
     ParameterError
         If there are fewer listeners.
     """
-    if not 1 <= n_listeners <= len(listeners):
-        raise ParameterError(f"n_listeners {n_listeners} must lie between 1 and {len(listeners)}, those there are.")
-    pta = {
+    averages = {
         name: [pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]
         for name, listener in listeners.items()
     }
+    pta = {name: ears for name, ears in averages.items() if not np.isnan(ears).any()}
+    if not 1 <= n_listeners <= len(pta):
+        raise ParameterError(
+            f"n_listeners {n_listeners} must lie between 1 and {len(pta)}, those there are with a pure-tone average."
+        )
+    if len(pta) < len(listeners):
+        _LOGGER.warning("%d of %d listeners have no pure-tone average.", len(listeners) - len(pta), len(listeners))
     special = [name for name in wanted if name in pta][:n_listeners] or [
         max(pta, key=lambda name: abs(pta[name][0] - pta[name][1]))
     ]
@@ -226,26 +250,59 @@ def ear_table(listeners: Iterable[Listener]) -> pd.DataFrame:
 
     Columns: listener, ear, pta_db_hl (0.5, 1, 2, 4 kHz), low_db_hl (500-2000 Hz), high_db_hl (2-8 kHz, where
     measured), slope_db_per_octave (from 500 to 4000 Hz, positive where the loss grows with frequency), asymmetry_db
-    (right minus left PTA), better_ear_pta_db_hl, severity.
+    (right minus left PTA), better_ear_pta_db_hl, severity. What needs a threshold below or above the measured ones is
+    NaN, and the severity None.
     """
     columns = ["listener", "ear", "pta_db_hl", "low_db_hl", "high_db_hl", "slope_db_per_octave", "asymmetry_db"]
     rows = []
     for listener in listeners:
         pta = {ear: pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS}
-        better = min(pta.values())
+        better = better_ear_pta_db_hl(listener)
+        severity = None if np.isnan(better) else severity_class(better)
         for ear in EARS:
             audiogram = ear_audiogram(listener, ear)
             low = pure_tone_average_db_hl(audiogram, LOW_FREQUENCY_BAND)
-            high = pure_tone_average_db_hl(audiogram, (2000, 3000, 4000, 6000, 8000))
+            measured = pd.Series(_thresholds_db_hl(audiogram, HIGH_FREQUENCY_BAND)).dropna()
+            high = float(measured.mean())
             slope, asymmetry = _slope_db_per_octave(audiogram), pta["right"] - pta["left"]
-            severity = severity_class(better)
             rows.append((listener.id, ear, pta[ear], low, high, slope, asymmetry, better, severity))
     return pd.DataFrame(rows, columns=[*columns, "better_ear_pta_db_hl", "severity"])
 
 
+def measurement_note(listeners: Iterable[Listener]) -> str:
+    """Say how many averages are over fewer frequencies, or missing, since not all thresholds were measured; or nothing.
+
+    >>> measurement_note([Listener(standard_audiogram("N2"), standard_audiogram("N3"))])
+    ''
+    """
+    people = list(listeners)
+    ends = Counter(min(ear_audiogram(listener, ear).frequencies[-1] for ear in EARS) for listener in people)
+    early = {frequency: count for frequency, count in sorted(ends.items()) if frequency < HIGH_FREQUENCY_BAND[-1]}
+    unknown = sum(bool(np.isnan(better_ear_pta_db_hl(listener))) for listener in people)
+    parts = []
+    if early:
+        told = ", ".join(f"{count} to {frequency / 1000:g} kHz" for frequency, count in early.items())
+        parts.append(
+            f"{sum(early.values())} of {len(people)} listeners are not measured to 8 kHz ({told}), so their "
+            f"high-frequency average ends there"
+        )
+    if unknown:
+        parts.append(
+            f"{unknown} of {len(people)} have no pure-tone average and slope, which need thresholds from 0.5 to 4 kHz"
+        )
+    return "; ".join(parts)
+
+
+def _thresholds_db_hl(audiogram: Audiogram, frequencies: Sequence[float]) -> np.ndarray:
+    """Return the thresholds at some frequencies in Hz, NaN below and above the measured ones."""
+    wanted = np.asarray(frequencies, dtype=float)
+    is_measured = (wanted >= audiogram.frequencies[0]) & (wanted <= audiogram.frequencies[-1])
+    return np.where(is_measured, audiogram.resample(wanted).levels, np.nan)
+
+
 def _slope_db_per_octave(audiogram: Audiogram, low: float = 500, high: float = 4000) -> float:
     """Return how much the threshold rises per octave between two frequencies in Hz."""
-    ends = audiogram.resample(np.array([low, high])).levels
+    ends = _thresholds_db_hl(audiogram, (low, high))
     return float((ends[1] - ends[0]) / np.log2(high / low))
 
 

@@ -12,7 +12,8 @@ directory: kernels on TCP race for ports. A run holds the lock of its directory,
 that started it dies, the kernel ends within about a second, and only then can another process take the run up. So no
 run is made twice at once, whoever starts it. A kernel works in the directory of its notebook, as it does under
 JupyterLab, so a relative path in a default means the same everywhere; a path that is given as a parameter is relative
-to the caller's directory and is passed on as an absolute one.
+to the caller's directory and is passed on as an absolute one. Which parameters are paths, the notebook tells by their
+type, `files.NameOrPath`: any other text stays as it is, whatever it looks like.
 """
 
 import ast
@@ -34,7 +35,7 @@ import tokenize
 import traceback
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,10 +67,12 @@ __all__ = [
     "forced_run_name",
     "git_state",
     "load_yaml",
+    "named_paths",
     "notebook_parameters",
     "package_version",
     "parse_parameters",
     "prepare",
+    "replace_paths",
     "write_error",
 ]
 
@@ -133,7 +136,8 @@ class Parameter:
 def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
     """Read the cell tagged `parameters`, which holds lines such as `n_pairs: int = 0  # how many pairs; 0 is all`.
 
-    Annotations are made of int, float, str, bool, list[…], dict[str, …] and `X | None`; defaults are literals.
+    Annotations are made of int, float, str, bool, NameOrPath, list[…], dict[str, …] and `X | None`; defaults are
+    literals.
 
     Raises
     ------
@@ -170,7 +174,7 @@ def notebook_parameters(notebook: Path | str) -> dict[str, Parameter]:
         except (TypeError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ParameterError(
                 f"{notebook} has {text!r} in its parameters cell; the default must be a literal of that type, and the "
-                "type made of int, float, str, bool, list, dict[str, ...] and None."
+                "type made of int, float, str, bool, NameOrPath, list, dict[str, ...] and None."
             ) from error
         comment = comments.get(line.end_lineno or line.lineno, "")
         parameters[line.target.id] = Parameter(line.target.id, ast.unparse(line.annotation), default, comment)
@@ -194,7 +198,7 @@ def parse_parameters(notebook: Path | str, texts: Mapping[str, str]) -> dict[str
         except (yaml.YAMLError, ValueError, RecursionError):
             loaded = text
         values[name] = text
-        for candidate in (text, loaded) if annotation == "str" else (loaded, text):
+        for candidate in (text, loaded) if annotation in ("str", "NameOrPath") else (loaded, text):
             try:
                 values[name] = _convert(candidate, _expression(annotation))
                 break
@@ -226,12 +230,34 @@ def check_parameters(notebook: Path | str, known: Mapping[str, Parameter], given
     return checked
 
 
+def replace_paths(
+    known: Mapping[str, Parameter], parameters: Mapping[str, Any], replace: Callable[[str], str]
+) -> dict[str, Any]:
+    """Return checked parameters of a notebook with each `files.NameOrPath` replaced, in lists and mappings too."""
+    return {name: _convert(value, _expression(known[name].annotation), replace) for name, value in parameters.items()}
+
+
+def named_paths(known: Mapping[str, Parameter], parameters: Mapping[str, Any]) -> list[str]:
+    """Return each `files.NameOrPath` in checked parameters of a notebook."""
+    paths: list[str] = []
+
+    def collect(text: str) -> str:
+        paths.append(text)
+        return text
+
+    replace_paths(known, parameters, collect)
+    return paths
+
+
 def _expression(annotation: str) -> ast.expr:
     return ast.parse(annotation, mode="eval").body
 
 
-def _convert(value: Any, annotation: ast.expr) -> Any:
-    """Return `value` in the annotated type, int becoming float where asked; TypeError if it is of another type."""
+def _convert(value: Any, annotation: ast.expr, replace: Callable[[str], str] = str) -> Any:
+    """Return `value` in the annotated type, int becoming float where asked, and paths being replaced.
+
+    TypeError if it is of another type.
+    """
     match annotation:
         case ast.Constant(value=None) if value is None:
             return None
@@ -240,38 +266,35 @@ def _convert(value: Any, annotation: ast.expr) -> Any:
                 return float(value)
         case ast.Name(id="int" | "str" | "bool" as name) if type(value).__name__ == name:  # bool is no int here
             return value
+        case ast.Name(id="NameOrPath") if isinstance(value, str):
+            return replace(value)
         case ast.Name(id="list") if isinstance(value, list):
             return value
         case ast.Subscript(value=ast.Name(id="list"), slice=inner) if isinstance(value, list):
-            return [_convert(item, inner) for item in value]
+            return [_convert(item, inner, replace) for item in value]
         # Papermill turns every key into a string.
         case ast.Name(id="dict") if isinstance(value, dict) and all(isinstance(key, str) for key in value):
             return value
         case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[ast.Name(id="str"), inner])) if isinstance(
             value, dict
         ) and all(isinstance(key, str) for key in value):
-            return {key: _convert(item, inner) for key, item in value.items()}
+            return {key: _convert(item, inner, replace) for key, item in value.items()}
         # Papermill's --help-notebook leaves out parameters with "|", so that notebooks write Union.
         case (
             ast.BinOp(left=left, op=ast.BitOr(), right=right)
             | ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=[left, right]))
         ):
             try:
-                return _convert(value, left)
+                return _convert(value, left, replace)
             except TypeError:
-                return _convert(value, right)
+                return _convert(value, right, replace)
     raise TypeError(f"{value!r} is not {ast.unparse(annotation)}")
 
 
-def _absolute(value: Any) -> Any:
-    """Make paths absolute, in lists too; plain names such as "demo" stay, even if a directory has that name."""
-    if isinstance(value, list):
-        return [_absolute(item) for item in value]
-    if not isinstance(value, str) or "://" in value or "\n" in value:
-        return value
-    if "/" in value or os.sep in value or Path(value).is_file():
-        return str(absolute_path(value))
-    return value
+def _absolute(text: str) -> str:
+    """Make a path absolute; plain names such as "demo" stay, even if a directory has that name."""
+    is_path = "/" in text or os.sep in text or os.path.isfile(text)  # unlike Path.is_file, no error if it is too long
+    return str(absolute_path(text)) if is_path and "://" not in text else text
 
 
 # One run
@@ -308,31 +331,20 @@ def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path |
     """Check a run, writing nothing; see `execute` for the arguments and errors."""
     notebook = absolute_path(notebook)
     known = notebook_parameters(notebook)
-    given = {name: _absolute(value) for name, value in check_parameters(notebook, known, parameters).items()}
+    given = replace_paths(known, check_parameters(notebook, known, parameters), _absolute)
     out_dir = absolute_path(out_dir)
     if out_dir == notebook.parent:
         raise ParameterError(f"Output directory {out_dir} holds {notebook.name} itself; choose another.")
     parameters = {name: given.get(name, parameter.default) for name, parameter in known.items() if name != "out_dir"}
     inputs: dict[str, str] = {}
-    contents = _with_contents(parameters, notebook.parent, inputs)
-    identity = digest(notebook.name, _content(notebook), contents)
+
+    def content_of(text: str) -> str:
+        places = (notebook.parent / text, DATA / text, DATA / f"{text}.safetensors") if text else ()
+        contents = [inputs.setdefault(str(path), _content(path)) for place in places for path in _paths_of(place)]
+        return " ".join(contents) or text
+
+    identity = digest(notebook.name, _content(notebook), replace_paths(known, parameters, content_of))
     return Run(notebook, known, given, out_dir, parameters, inputs, identity)
-
-
-def _with_contents(value: Any, directory: Path, inputs: dict[str, str]) -> Any:
-    """Return a value with the content of what it names in the place of each path, and note that in `inputs`."""
-    if isinstance(value, dict):
-        return {name: _with_contents(item, directory, inputs) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_with_contents(item, directory, inputs) for item in value]
-    if not isinstance(value, str) or not value or "\0" in value or len(value) >= 4096:
-        return value
-    contents = [
-        inputs.setdefault(str(path), _content(path))
-        for place in (directory / value, DATA / value, DATA / f"{value}.safetensors")
-        for path in _paths_of(place)
-    ]
-    return contents or value
 
 
 def _paths_of(path: Path) -> list[Path]:
@@ -382,8 +394,8 @@ def execute(
     notebook : Path or str
         A notebook with a `parameters` cell that has an `out_dir`.
     parameters : Mapping[str, Any], optional
-        Values other than the defaults. A text that contains a slash or names a file is a path, relative to the
-        current directory.
+        Values other than the defaults. A `files.NameOrPath` that contains a slash or names a file is a path, relative
+        to the current directory.
     out_dir : Path or str, default="runs"
         Directory of this run; it gets the executed notebook and `manifest.json`, and on failure `error.txt`.
     force : bool or str, default=False

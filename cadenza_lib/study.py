@@ -16,7 +16,14 @@ import yaml
 
 from cadenza_lib.errors import ParameterError
 from cadenza_lib.files import absolute_path, cut_name, file_name, read_text
-from cadenza_lib.runs import Parameter, check_parameters, load_yaml, notebook_parameters, parse_parameters
+from cadenza_lib.runs import (
+    Parameter,
+    check_parameters,
+    load_yaml,
+    named_paths,
+    notebook_parameters,
+    parse_parameters,
+)
 
 __all__ = ["PLACED", "Point", "Step", "Study", "load_study"]
 
@@ -63,9 +70,9 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
     `grid` of lists, whose product gives the points, or the `points` themselves as a list of mappings. The values of a
     point name its directory, unless it has a `name`.
 
-    A value `"{name}"`, or `"{name}/file"`, stands for the output directories of all points of the earlier step
-    `name`: the list of them for a parameter of type list[str], the only one for a str, and one after the other in a
-    grid.
+    A path `"{name}"`, or `"{name}/file"`, stands for the output directories of all points of the earlier step
+    `name`: the list of them for a parameter of type list[NameOrPath], the only one for a NameOrPath, and one after the
+    other in a grid.
 
     Parameters
     ----------
@@ -107,7 +114,7 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
         base |= _mapping(path, f"parameters of step {name}", raw.get("parameters", {})) | forced
         unused -= set(known)
         earlier = {step: [point.directory for point in found.points] for step, found in steps.items()}
-        varied = _expand(path, name, raw, earlier)
+        varied = _expand(path, name, raw, known, earlier)
         if clash := {key for values in varied for key in values} & set(overrides):
             raise ParameterError(f"{path} varies {', '.join(sorted(clash))} in step {name}; change it there.")
         points = [_point(path, name, notebook, known, base, values, earlier) for values in varied]
@@ -164,7 +171,11 @@ def _find_notebook(path: Path, step: str, name: Any) -> Path:
 
 
 def _expand(
-    path: Path, step: str, raw: Mapping[str, Any], earlier: Mapping[str, Sequence[str]]
+    path: Path,
+    step: str,
+    raw: Mapping[str, Any],
+    known: Mapping[str, Parameter],
+    earlier: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
     """List the parameters in which the points of a step differ."""
     if "grid" in raw and "points" in raw:
@@ -177,21 +188,31 @@ def _expand(
     spread = {}
     for name, axis in axes.items():
         values = axis if isinstance(axis, list) else [axis]
-        spread[name] = [item for value in values for item in _directories(path, step, value, earlier) or [value]]
+        where = (path, step, name)
+        spread[name] = [item for value in values for item in _directories(where, value, known, earlier) or [value]]
         is_list = isinstance(axis, list) or spread[name] != [axis]
         if not is_list or not spread[name]:
             raise ParameterError(f"{path} has {axis!r} for {name} in the grid of step {step}; it must be a list.")
     return [dict(zip(spread, values, strict=True)) for values in itertools.product(*spread.values())]
 
 
-def _directories(path: Path, step: str, value: Any, earlier: Mapping[str, Sequence[str]]) -> list[str] | None:
+def _directories(
+    where: tuple[Path, str, str], value: Any, known: Mapping[str, Parameter], earlier: Mapping[str, Sequence[str]]
+) -> list[str] | None:
     """Resolve the placeholder of an earlier step to one of `{directory}` per point; None if `value` has none."""
+    path, step, name = where
     match = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
+    is_path = name not in known or "NameOrPath" in known[name].annotation
+    if match is None or not (is_path or match[1] in earlier):
         return None
+    if not is_path:
+        raise ParameterError(
+            f"{path} has {value} for {name} in step {step}, which is no path; if it should be, the type of {name} in "
+            f"the notebook must be NameOrPath."
+        )
     if match[1] not in earlier:
-        known = ", ".join(earlier) or "none"
-        raise ParameterError(f"{path} has {value} in step {step}, which names no earlier step ({known}); correct it.")
+        names = ", ".join(earlier) or "none"
+        raise ParameterError(f"{path} has {value} in step {step}, which names no earlier step ({names}); correct it.")
     return [f"{{{directory}}}{match[2] or ''}" for directory in earlier[match[1]]]
 
 
@@ -212,15 +233,16 @@ def _point(
     )
     parameters: dict[str, Any] = {}
     for name, value in {**base, **values}.items():
-        directories = _directories(path, step, value, earlier)
+        where = (path, step, name)
+        directories = _directories(where, value, known, earlier)
         if isinstance(value, list):
-            value = [item for element in value for item in _directories(path, step, element, earlier) or [element]]
+            value = [item for element in value for item in _directories(where, element, known, earlier) or [element]]
         elif directories is not None:
             is_list = name in known and "list" in known[name].annotation
             if not is_list and len(directories) != 1:
                 raise ParameterError(
                     f"{path} has {value} for {name} in step {step}, which is one directory, but that step has "
-                    f"{len(directories)} points; give {notebook.name} a list[str], or put it in the grid."
+                    f"{len(directories)} points; give {notebook.name} a list[NameOrPath], or put it in the grid."
                 )
             value = directories if is_list else directories[0]
         parameters[name] = value
@@ -228,8 +250,8 @@ def _point(
         parameters = check_parameters(notebook, known, parameters)
     except ParameterError as error:
         raise ParameterError(f"{path} cannot run step {step}: {error}") from error
-    texts = [text for value in parameters.values() for text in (value if isinstance(value, list) else [value])]
-    needs = [match[1] for text in texts if isinstance(text, str) and (match := PLACED.match(text))]
+    matches = [match[1] for text in named_paths(known, parameters) if (match := PLACED.match(text))]
+    needs = [directory for directory in matches if any(directory in points for points in earlier.values())]
     shown = {name: parameters[name] for name in values}
     last = label or (_slug(shown) if shown else "")
     directory = f"{step}/{last}" if last else step

@@ -19,7 +19,7 @@ from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.evaluation import read_scores, read_settings, signal_name
-from cadenza_lib.files import atomic_path, make_directory, regular_file
+from cadenza_lib.files import absolute_path, atomic_path, make_directory, regular_file
 from cadenza_lib.fitting import FIR_ORDER, OUTPUT_SAMPLE_RATE
 from cadenza_lib.scenes import Pair, choose_pairs
 
@@ -52,7 +52,7 @@ def submit(evaluation_dir: Path | str, out_dir: Path | str, workers: int = 4, pr
     ParameterError
         If `out_dir` cannot be written, or holds other files.
     """
-    evaluation_dir = Path(evaluation_dir)
+    evaluation_dir = absolute_path(evaluation_dir)
     settings = read_settings(evaluation_dir)
     if not settings.clip:
         raise CorpusError(

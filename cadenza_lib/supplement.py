@@ -22,6 +22,7 @@ from cadenza_lib.datasets import song_folders
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.files import (
     absolute_path,
+    check_utf8,
     file_name,
     find_path,
     is_inside,
@@ -186,6 +187,7 @@ def _from_table(path: Path) -> list[tuple[str, Sources]]:
 
 def _from_moisesdb(card: Path) -> tuple[str, Sources]:
     """Read the card of a song of MoisesDB: `<song>/data.json`, with `<song>/<stem>/<track>.<extension>` beside it."""
+    check_utf8(card)
     content = read_json(card)
     files: dict[str, list[Path]] = {stem: [] for stem in STEMS}
     try:

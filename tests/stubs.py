@@ -14,7 +14,7 @@ POINT_PARAMETERS = """
 value: int = 0  # what to write, 13 = fail
 share: float = 0.5  # a share, 0 = none
 label: str = "a = b"  # any text
-source: str = ""  # a file to read
+source: NameOrPath = ""  # a file to read
 weights: list[float] | None = None  # one per model
 seed: int = 7  # of the generator
 wait: bool = False  # until the other point has started
@@ -63,7 +63,7 @@ with (out / "ended.txt").open("a") as file:
 """,
 )
 COLLECT_PARAMETERS = """
-points: list[str] = []  # directories of points
+points: list[NameOrPath] = []  # directories of points
 out_dir: str = "."  # where results go
 """
 COLLECT_CELL = """
@@ -79,7 +79,8 @@ Path(out_dir, "sum.txt").write_text(str(sum(values)))
 def write_notebook(path: Path, parameters: str, *cells: str) -> Path:
     tagged = new_code_cell(parameters.strip(), metadata={"tags": ["parameters"]})
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(new_notebook(cells=[tagged, *map(new_code_cell, cells)]), path)
+    names = new_code_cell("NameOrPath = str")  # not imported from the library, which takes a kernel a second
+    nbformat.write(new_notebook(cells=[names, tagged, *map(new_code_cell, cells)]), path)
     return path
 
 

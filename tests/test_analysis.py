@@ -14,6 +14,7 @@ from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.evaluation import COLUMNS, OFFICIAL_COLUMNS, Settings
 from cadenza_lib.files import write_json
 from cadenza_lib.finetune import Result
+from cadenza_lib.inference import correlation_table
 from cadenza_lib.listeners import Audiogram, Listener, standard_audiogram
 
 LISTENERS = {
@@ -102,6 +103,53 @@ def test_official_table_is_named_after_its_directory_and_has_no_clipping(tmp_pat
         assert table["system"].unique().tolist() == [name]
         assert table["clipped_share"].isna().all()
         assert table["haaqi"].sum() == pytest.approx(0.9 + 0.7 + 0.6 + 0.5 + 0.4 + 0.2, abs=ROUNDING)
+
+
+def to_4_and_2_khz() -> dict[str, Listener]:
+    """Return two of the listeners without thresholds above 4 and 2 kHz, and the third as it is."""
+    people = dict(LISTENERS)
+    for name, highest in (("A", 4000), ("B", 2000)):
+        part = Audiogram(np.array([20.0, 30.0, 60.0]), np.array([250.0, 500.0, highest]))
+        people[name] = Listener(part, part, id=name)
+    return people
+
+
+def test_scores_of_ears_without_a_pure_tone_average_are_counted_and_left_out_of_what_needs_one(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
+    table = tidy_table([folder], to_4_and_2_khz())
+    assert analysis.describe(table).endswith("6 scores of ears, 2 of them of ears without a pure-tone average.")
+    correlation = correlation_table(table, "pta_db_hl").iloc[0]
+    assert (correlation["n_ears"], correlation["n_listeners"]) == (4, 1)
+    assert summary_table(table).loc[0, "haaqi"] == pytest.approx((0.8 + 0.55 + 0.3) / 3, abs=ROUNDING)
+    assert analysis.featured_listener(table)[0] == "A"
+    name, sentence = analysis.featured_listener(table[table["listener"] == "B"])
+    assert (name, sentence[-42:]) == ("B", "in these scores; shown is B: no asymmetry is known."[-42:])
+
+
+def test_names_of_a_table_are_found_in_another_normal_form_and_told_in_another_case(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path / "a", [("s1", "song", "Zoe\u0308", 0.5, 0.5, 0.5)], columns=OFFICIAL_COLUMNS)
+    people = {"Zo\u00eb": LISTENERS["A"], "zo\u00cb": LISTENERS["B"]}
+    for name, listener in people.items():
+        people[name] = Listener(listener.audiogram_left, listener.audiogram_right, id=name)
+    assert tidy_table([folder], people)["listener"].tolist() == ["Zo\u00eb"] * 2
+    with pytest.raises(
+        CorpusError, match=r"listener 'Zo\u00eb', who is not in this split .it has 'zo\u00cb'.; give the corpus"
+    ):
+        tidy_table([folder], {"zo\u00cb": people["zo\u00cb"]})
+
+
+def test_pair_that_a_table_has_twice_is_named_with_its_lines(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path / "a", [*ROWS, ROWS[0]])
+    with pytest.raises(
+        CorpusError, match=rf"^{folder}/scores.csv, line 5 has scene_10001, A .*, which line 2 has already"
+    ):
+        tidy_table([folder], LISTENERS)
+
+
+def test_table_may_have_any_suffix(tmp_path: Path) -> None:
+    folder = write_scores(tmp_path / "a", columns=OFFICIAL_COLUMNS)
+    published = (folder / "scores.csv").rename(folder / "team.txt")
+    assert tidy_table(published, LISTENERS)["system"].unique().tolist() == ["team"]
 
 
 def test_listener_whose_id_looks_like_a_number_is_found(tmp_path: Path) -> None:

@@ -51,6 +51,43 @@ def read_all(root: Path) -> None:
 # Sound corpora
 
 
+def as_other_tools_write(value: Any) -> Any:
+    """Return JSON with integers as floats, floats as integers where they can be, and a further key in each entry."""
+    if isinstance(value, dict):
+        further = {"checked by": "us"} if any(isinstance(item, str) for item in value.values()) else {}
+        return {key: as_other_tools_write(item) for key, item in value.items()} | further
+    if isinstance(value, list):
+        return [as_other_tools_write(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return float(value) if isinstance(value, int) else value
+
+
+def test_metadata_of_other_tools_mean_the_same(root: Path, pristine: Path) -> None:
+    for path in (root / "metadata").iterdir():
+        path.write_text(json.dumps(as_other_tools_write(read(path))), encoding="utf-8-sig")
+    assert (root / "metadata/gains.json").read_text(encoding="utf-8-sig") != (
+        pristine / "metadata/gains.json"
+    ).read_text()
+    ours, theirs = Corpus(pristine), Corpus(root)
+    assert theirs.head_positions == ours.head_positions
+    assert theirs.split("train").scenes == ours.split("train").scenes
+    for scene in ours.split("train").scenes.values():
+        one, other = (corpus.at_ear_song(corpus.split("train"), scene) for corpus in (ours, theirs))
+        assert one.mixture.equal(other.mixture)
+
+
+@pytest.mark.parametrize(("on_disk", "in_songs", "in_scenes"), [("d", "c", "c"), ("c", "d", "c"), ("c", "c", "d")])
+def test_song_is_found_in_any_normal_form(on_disk: str, in_songs: str, in_scenes: str, root: Path) -> None:
+    name = {"c": "Caf\u00e9", "d": "Cafe\u0301"}
+    (root / SONG).rename(root / SONG.with_name(name[on_disk]))
+    for file, form in (("musdb18.train.json", in_songs), ("scenes.train.json", in_scenes)):
+        path = root / "metadata" / file
+        path.write_text(path.read_text().replace("Tiny 1", name[form]))
+    read_all(root)
+    assert "Caf\u00e9" in Corpus(root).split("train").songs
+
+
 def test_tiny_corpus_opens_with_all_that_its_scenes_name(pristine: Path) -> None:
     corpus = Corpus(pristine)
     split = corpus.split("train")

@@ -1,6 +1,7 @@
 """What a check of a data set finds: everything that is there, and every kind of damage."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from cadenza_lib.corpus import Corpus
 from cadenza_lib.datasets import check_data
 from cadenza_lib.demo import tiny_corpus
 from cadenza_lib.errors import CorpusError
+from cadenza_lib.listeners import BISGAARD_FREQUENCIES
 
 SONG = "audio/music/train/Tiny 1"
 
@@ -115,6 +117,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda root: shutil.copy(root / SONG / "bass.wav", root / SONG / "Bass.wav") and None,
         "names that only upper and lower case tell apart",
     ),
+    "names by normal form": (
+        lambda root: [(root / SONG / name).touch() for name in ("caf\u00e9.wav", "cafe\u0301.wav")] and None,
+        "names that only upper and lower case tell apart, or Unicode's normal form: ",
+    ),
+    "frequencies in kHz": (
+        edit(
+            "listeners.train.json",
+            lambda people: people["A"].update(audiogram_cfs=[f / 1000 for f in BISGAARD_FREQUENCIES]),
+        ),
+        "listener A: audiogram_cfs [0.25, 0.375, 0.5",
+    ),
     "unknown song": (
         edit("scenes.train.json", lambda scenes: scenes["scene_10001"].update(music="Tiny 9")),
         "scene_10001 names the song 'Tiny 9'",
@@ -199,6 +212,60 @@ def test_names_of_other_case_and_older_packages_are_understood_and_said(root: Pa
     scene = split.scenes["scene_10001"]
     assert corpus.at_ear_song(split, scene).mixture.shape == (2, 22050)
     assert corpus.song_length(split, scene) == 22050
+
+
+def test_audiograms_that_end_early_are_a_note_and_no_damage(root: Path) -> None:
+    def end_at_4_khz(people: dict) -> None:
+        for key in ("audiogram_cfs", "audiogram_levels_l", "audiogram_levels_r"):
+            people["A"][key] = people["A"][key][:-2]
+
+    edit("listeners.train.json", end_at_4_khz)(root)
+    note = "train: 1 of 2 listeners are not measured to 8 kHz (1 to 4 kHz), so their high-frequency average ends there"
+    assert told(root, "NOTE") == [note]
+    assert told(root, "DAMAGE") == []
+
+
+NOT_UTF_8 = r"Caf\xe9 has a name that is not UTF-8; rename it"
+
+
+def refused(*command: str, capsys: pytest.CaptureFixture[str]) -> bool:
+    """Tell whether a command says that a name is not UTF-8."""
+    code, output = main(list(command)), capsys.readouterr()
+    return code == 1 and NOT_UTF_8 in output.out + output.err
+
+
+@pytest.mark.parametrize("place", ["audio/music/train", "audio/at_mic_music/train", SONG])
+def test_song_whose_folder_is_not_utf_8_is_refused(
+    place: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(os.fsencode(root / SONG), os.fsencode(root / place) + b"/Caf\xe9")
+    assert refused("data", "check", str(root), capsys=capsys)
+    if place == "audio/music/train":
+        assert refused("data", "import", str(root / "audio/music"), str(tmp_path / "new"), capsys=capsys)
+        assert not (tmp_path / "new").exists()
+
+
+def test_directory_that_is_not_utf_8_is_refused_by_every_command(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = os.fsdecode(os.fsencode(tmp_path) + b"/Caf\xe9")
+    shutil.copytree(os.fsencode(root), os.fsencode(bad))
+    notebook = Path(__file__).parents[1] / "notebooks/01_scenes.ipynb"
+    for command in (
+        *(["check", bad], ["data", "check", bad], ["data", "scenes", bad], ["data", "simulate", bad]),
+        *(
+            ["data", "import", f"{bad}/audio/music", str(tmp_path / "new")],
+            ["data", "import", str(root / "audio/music"), bad],
+        ),
+        *(
+            ["run", str(notebook), "-o", f"{bad}/out"],
+            ["run", str(notebook), "-p", "corpus", bad, "-o", str(tmp_path / "out")],
+        ),
+        ["submit", bad, str(tmp_path / "out")],
+    ):
+        assert refused(*command, capsys=capsys), command
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_folder_of_songs_in_musdb18_layout_is_known(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,7 +80,7 @@ steps:
     assert (out_dir / "points/13/point.ipynb").exists()
     assert not (out_dir / "points/13/manifest.json").exists()
     page = result.page.read_text()
-    assert "point.ipynb failed in cell [4] with ValueError: no such luck" in page
+    assert "point.ipynb failed in cell [5] with ValueError: no such luck" in page
     assert 'href="points/13/point.html"' in page
 
     assert main(["run", str(path), "-o", str(out_dir), "--jobs", "1"]) == 1
@@ -107,6 +107,23 @@ steps:
         result = run_study(load_study(path), tmp_path / "out", executor=Inline())
         statuses.append([point.status for point in result.points])
     assert statuses == [["finished"] * 5, ["kept"] * 5, ["kept", "kept", "finished", "finished", "finished"]]
+
+
+def test_label_stays_though_it_looks_like_a_path(write_study: Callable[[str], Path], tmp_path: Path) -> None:
+    label = "{w/o} separation / {points} / ./demo"
+    path = write_study(f"""
+steps:
+  - {{name: points, notebook: point.ipynb, parameters: {{label: "{label}"}}}}
+  - {{name: more, notebook: point.ipynb, parameters: {{label: "{label}", source: "{{points}}/seen.json"}}}}
+""")
+    result = run_study(load_study(path), tmp_path / "out", executor=Inline())
+    assert [point.status for point in result.points] == ["finished", "finished"]
+    for step in ("points", "more"):
+        assert read(tmp_path / "out" / step / "seen.json")["label"] == label
+        assert read(tmp_path / "out" / step / "manifest.json")["parameters"]["label"] == label
+    seen = tmp_path / "out/points/seen.json"
+    assert read(tmp_path / "out/more/seen.json")["source"] == str(seen)
+    assert list(read(tmp_path / "out/more/manifest.json")["inputs"]) == [str(seen)]
 
 
 class Dead(Executor):

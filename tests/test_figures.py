@@ -48,6 +48,13 @@ def scores() -> pd.DataFrame:
     return table.assign(haaqi=1 - table["pta_db_hl"] / 100)
 
 
+def test_ears_without_a_pure_tone_average_are_counted_in_the_title(axes: Axes) -> None:
+    table = scores()
+    table.loc[:1, "pta_db_hl"] = np.nan
+    figures.haaqi_against_pta(table, axes)
+    assert axes.get_title() == "oracle (4 of 6 ears have both)"
+
+
 # Audiograms
 
 

@@ -7,12 +7,29 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import append_row, atomic_path, locked, read_json, repair_table, write_errors, write_json
+from cadenza_lib.files import (
+    absolute_path,
+    append_row,
+    atomic_path,
+    fill,
+    find_path,
+    list_folder,
+    locked,
+    make_directory,
+    read_json,
+    read_metadata,
+    read_table,
+    repair_table,
+    write_errors,
+    write_json,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -149,3 +166,121 @@ def test_numbers_that_json_does_not_have_are_refused(text: str, tmp_path: Path) 
     with pytest.raises(ParameterError, match=r"gains\.json is not written \(.*\); give finite numbers"):
         write_json(path, json.loads(text))
     assert path.read_text() == text
+
+
+# Files that mean the same
+
+TABLE = 'scene,listener,score\nscene_1,Zo\u00eb,0.5181789081262707\nscene_2,"B, the second",\n'
+SPREADSHEET = "scene;listener;score\nscene_1;Zo\u00eb;0,5181789081262707\nscene_2;B, the second;\n"
+TABLES = {
+    "byte order mark": TABLE.encode("utf-8-sig"),
+    "semicolons and decimal commas": SPREADSHEET.encode("utf-8-sig"),
+    "semicolons and decimal points": SPREADSHEET.replace("0,5", "0.5").encode(),
+    "tabs in UTF-16": SPREADSHEET.replace(";", "\t").encode("utf-16"),
+    "commas and quoted decimal commas": TABLE.replace("0.5181789081262707", '"0,5181789081262707"').encode(),
+    "empty rows": TABLE.replace("scene_2", "\n,,\n , ,\nscene_2").encode() + b",,\n\n",
+    "lines of Windows": TABLE.replace("\n", "\r\n").encode(),
+    "normal form D": TABLE.replace("\u00eb", "e\u0308").encode(),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_tables_of_spreadsheets_mean_the_same(case: str, tmp_path: Path) -> None:
+    (tmp_path / "plain.csv").write_text(TABLE, encoding="utf-8")
+    (tmp_path / "other.csv").write_bytes(TABLES[case])
+    plain, other = (
+        read_table(tmp_path / name, ("scene", "score"), ("score",), key=("scene", "listener"))
+        for name in ("plain.csv", "other.csv")
+    )
+    assert plain["score"].tolist()[0] == 0.5181789081262707
+    pd.testing.assert_frame_equal(plain, other, check_exact=True)
+
+
+HEADER = "scene,listener,score\n"
+BAD_TABLES = {
+    "pair twice": (
+        HEADER + "s1,A,0.5\n\ns1,B,0.5\ns1,A,0.6\n",
+        r", line 5 has s1, A \(scene, listener\), which line 2 has",
+    ),
+    "percent": (
+        HEADER + "s1,A,0.5\ns1,B,60.3\n",
+        ", line 3: score is '60.3', but HAAQI lies between 0 and 1 .divide perc",
+    ),
+    "below zero": (HEADER + "s1,A,-0.5\n", ", line 2: score is '-0.5', but HAAQI lies between 0 and 1"),
+    "no listener": (HEADER + "s1,A,0.5\ns2,,0.5\n", ", line 3 has no listener; correct it"),
+    "text for a number": (HEADER + "s1,A,good\n", ", line 2: score is 'good', but a number is expected"),
+    "commas and points": ("scene;listener;score\ns1;A;0.5\ns1;B;0,5\n", ", line 3: score is '0,5', but a number is"),
+    "too many cells": (HEADER + "s1,A,0.5,1\n", r", line 2 has 4 cells \(.*\) instead of 3"),
+    "other separator": (
+        HEADER.replace(",", "|"),
+        r" has no column 'scene' but scene\|listener\|score; .* by commas, sem",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_table_that_cannot_be_meant_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
+    text, sentence = BAD_TABLES[case]
+    (tmp_path / "team.csv").write_text(text)
+    with pytest.raises(CorpusError, match=rf"^{tmp_path}/team\.csv{sentence}"):
+        read_table(tmp_path / "team.csv", ("scene", "listener", "score"), ("score",), key=("scene", "listener"))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    angle: float
+    count: int
+    name: str = ""
+    weights: tuple[float, ...] | None = None
+
+
+def test_numbers_become_those_of_their_field() -> None:
+    content = {"angle": -30, "count": 4.0, "weights": [1, 2.5]}
+    found = fill(Numbers, content)
+    assert found == Numbers(-30.0, 4, weights=[1.0, 2.5])  # type: ignore[arg-type]
+    assert [type(value) for value in (found.angle, found.count, found.weights[0])] == [float, int, float]  # type: ignore[index]
+    for wrong in ({"count": 4.5}, {"count": True}, {"angle": "1"}, {"weights": [1, "2"]}):
+        (name,) = wrong
+        with pytest.raises(TypeError, match=f"^{name} is "):
+            fill(Numbers, content | wrong)
+
+
+def test_further_keys_are_left_out_of_metadata_and_refused_in_settings() -> None:
+    content = {"angle": 1.0, "count": 1, "note": "measured twice"}
+    assert fill(Numbers, content, further_keys=True) == Numbers(1.0, 1)
+    with pytest.raises(TypeError, match="note"):
+        fill(Numbers, content)
+
+
+def test_names_of_metadata_are_equal_in_both_normal_forms(tmp_path: Path) -> None:
+    path = tmp_path / "songs.json"
+    path.write_text('[{"Track Name": "Cafe\\u0301"}]', encoding="utf-8-sig")
+    assert read_metadata(path) == [{"Track Name": "Caf\u00e9"}]
+    path.write_text('{"Caf\\u00e9": 1, "Cafe\\u0301": 2}')
+    with pytest.raises(CorpusError, match=rf"^{path} cannot be used \(it has 'Caf\u00e9' twice .*spellings of Unicode"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize(
+    ("there", "named"), [("Cafe\u0301", "Caf\u00e9"), ("Caf\u00e9", "Cafe\u0301"), ("CAFE\u0301", "caf\u00e9")]
+)
+def test_path_is_found_in_any_normal_form_and_case(there: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / there / "x").mkdir(parents=True)
+    if (tmp_path / named).exists():
+        pytest.skip("this file system itself does not tell these names apart")
+    assert find_path(tmp_path / named / "X", tmp_path) == tmp_path / there / "x"
+
+
+def test_name_that_is_not_utf_8_is_refused_wherever_it_is_read_or_written(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/Caf\xe9"))
+    sentence = rf"^{tmp_path}/Caf\\xe9 has a name that is not UTF-8; rename it\.$"
+    for use in (absolute_path, make_directory):
+        with pytest.raises(ParameterError, match=sentence):
+            use(folder)
+    assert not names(tmp_path)
+    folder.mkdir()
+    with pytest.raises(ParameterError, match=sentence):
+        list_folder(tmp_path)
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(ParameterError, match=sentence):
+        absolute_path(tmp_path / "link")

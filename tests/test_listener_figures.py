@@ -174,3 +174,18 @@ def test_one_listener_and_one_class_can_be_drawn(axes: Axes) -> None:
     one = level_table().query("listener == 'c'")
     people = listener_figures.haaqi_by_severity(cause.official_scores(one), axes)
     assert [label.get_text() for label in people.get_xticklabels()] == ["moderate\n(n = 1)"]
+
+
+def test_heatmap_says_which_averages_are_of_fewer_frequencies(axes: Axes) -> None:
+    table = cause.official_scores(level_table())
+    correlations = inference.correlation_table(table, ["pta_db_hl", "high_db_hl"])
+    listener_figures.correlation_heatmap(correlations, axes, note="3 of 12 listeners are not measured to 8 kHz")
+    assert axes.get_xlabel().endswith("after Holm's correction\n3 of 12 listeners are not measured to 8 kHz")
+
+
+def test_listeners_without_severity_are_counted_below_the_figure(axes: Axes) -> None:
+    table = cause.official_scores(level_table())
+    unknown = table["listener"].unique()[:2]
+    table.loc[table["listener"].isin(unknown), "severity"] = None
+    listener_figures.haaqi_by_severity(table, axes)
+    assert axes.get_xlabel() == "Severity class, better-ear pure-tone average; without it, left out: 2"

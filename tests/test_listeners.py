@@ -21,8 +21,10 @@ from cadenza_lib.listeners import (
     ear_audiogram,
     ear_table,
     load_listeners,
+    measurement_note,
     pure_tone_average_db_hl,
     severity_class,
+    spread_listeners,
     standard_audiogram,
 )
 
@@ -81,6 +83,16 @@ def test_thresholds_at_the_bounds_are_accepted(tmp_path: Path) -> None:
     assert load_listeners(write(tmp_path / "listeners.json", content))["L1"].audiogram_left.levels.max() == 130
 
 
+def test_listeners_of_other_tools_mean_the_same(tmp_path: Path) -> None:
+    plain = load_listeners(write(tmp_path / "plain.json", {"Zo\u00eb": entry() | {"name": "Zo\u00eb"}}))
+    other = entry() | {"name": "Zoe\u0308", "audiogram_cfs": [250.0, 1000.0, 4000.0], "birthday": None}
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"Zoe\u0308": other}), encoding="utf-8-sig")
+    assert list(load_listeners(path)) == list(plain)
+    table = audiogram_table(load_listeners(path).values())
+    assert table.equals(audiogram_table(plain.values()))
+
+
 # Bad audiograms
 
 
@@ -115,6 +127,15 @@ BAD_AUDIOGRAMS = {
     "no frequency": (change(audiogram_cfs=[]), "at least two frequencies"),
     "too few levels": (change(audiogram_levels_r=[15, 25]), "audiogram_levels_r has 2 thresholds for 3 frequencies"),
     "too many levels": (change(audiogram_levels_l=[1, 2, 3, 4]), "audiogram_levels_l has 4 thresholds for 3"),
+    "frequencies in kHz": (
+        change(audiogram_cfs=[0.25, 1, 4]),
+        r"audiogram_cfs \[0.25, 1.0, 4.0\] must be frequencies in Hz, from 20 to 20000; they look like kHz, so",
+    ),
+    "one frequency in kHz": (
+        change(audiogram_cfs=[0.25, 1000, 4000]),
+        "in Hz, from 20 to 20000; correct the audiogram",
+    ),
+    "frequency in mHz": (change(audiogram_cfs=[250, 1000, 4e6]), "in Hz, from 20 to 20000; correct the audiogram"),
     "level too high": (change(audiogram_levels_r=[15, 25, 130.5]), "right threshold 130.5 dB HL lies outside -20 to"),
     "level too low": (change(audiogram_levels_l=[-20.5, 20, 30]), "left threshold -20.5 dB HL lies outside -20 to"),
 }
@@ -250,6 +271,64 @@ def test_audiogram_table_has_one_row_per_listener_ear_and_frequency(cadenza_mini
     assert len(table) == 83 * 2 * len(CHALLENGE_FREQUENCIES)
     one = table.query("listener == 'L0001' and ear == 'right' and frequency == 6000")
     assert one["threshold_db_hl"].tolist() == [80.0]
+
+
+MEASURED = {250: 20, 500: 20, 1000: 30, 2000: 40, 3000: 55, 4000: 65, 6000: 70, 8000: 75}
+
+
+def measured_to(highest: float, lowest: float = 250) -> Listener:
+    """Return a listener with thresholds, the same in both ears, in part of the frequencies."""
+    part = {frequency: level for frequency, level in MEASURED.items() if lowest <= frequency <= highest}
+    audiogram = Audiogram(levels=np.array(list(part.values()), float), frequencies=np.array(list(part), float))
+    return Listener(audiogram, audiogram, id=f"{lowest:g}-{highest:g}")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "pta", "low", "high", "slope", "severity"),
+    [
+        (250, 8000, 38.75, 30, (40 + 55 + 65 + 70 + 75) / 5, 15, "moderate"),
+        (250, 6000, 38.75, 30, 57.5, 15, "moderate"),
+        (250, 4000, 38.75, 30, 160 / 3, 15, "moderate"),
+        (250, 2000, NAN, 30, 40, NAN, None),
+        (250, 1000, NAN, NAN, NAN, NAN, None),
+        (1000, 8000, NAN, NAN, 61, NAN, None),
+    ],
+)
+def test_averages_and_slope_are_over_measured_thresholds_alone(
+    lowest: float, highest: float, pta: float, low: float, high: float, slope: float, severity: str | None
+) -> None:
+    table = ear_table([measured_to(highest, lowest)])
+    columns = ["pta_db_hl", "low_db_hl", "high_db_hl", "slope_db_per_octave", "better_ear_pta_db_hl"]
+    for row in table[columns].to_numpy(float):
+        np.testing.assert_allclose(row, [pta, low, high, slope, pta], rtol=0, atol=EXACT_DB)
+    assert table["severity"].isna().all() if severity is None else (table["severity"] == severity).all()
+
+
+def test_better_ear_is_unknown_if_one_ear_is() -> None:
+    listener = Listener(measured_to(2000).audiogram_left, standard_audiogram("N2"), id="half")
+    assert np.isnan(better_ear_pta_db_hl(listener))
+
+
+def test_note_counts_the_listeners_whose_averages_mean_something_else() -> None:
+    people = [measured_to(highest) for highest in (8000, 6000, 4000, 4000, 2000)]
+    assert measurement_note(people[:1]) == ""
+    assert measurement_note(people) == (
+        "4 of 5 listeners are not measured to 8 kHz (1 to 2 kHz, 2 to 4 kHz, 1 to 6 kHz), so their high-frequency "
+        "average ends there; 1 of 5 have no pure-tone average and slope, which need thresholds from 0.5 to 4 kHz"
+    )
+
+
+def test_listeners_without_a_pure_tone_average_are_not_chosen_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    people = {one.id: one for one in (measured_to(2000), measured_to(6000), tiny_listener())}
+    assert spread_listeners(people, 2, ["250-2000"]) == ["250-6000", "tiny"]
+    assert "1 of 3 listeners have no pure-tone average." in caplog.text
+    with pytest.raises(
+        ParameterError, match="n_listeners 3 must lie between 1 and 2, those there are with a pure-tone"
+    ):
+        spread_listeners(people, 3)
 
 
 def test_ear_table_holds_hand_computed_averages() -> None:

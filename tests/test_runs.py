@@ -62,7 +62,7 @@ def test_manifest_tells_all_that_decides_a_result(
     assert Path.cwd() == elsewhere
     assert not caplog.records
     executed = nbformat.read(out_dir / "point.ipynb", as_version=4)
-    assert executed.cells[-1].execution_count == 6  # parameters, injected parameters, four cells
+    assert executed.cells[-1].execution_count == 7  # names, parameters, injected parameters, four cells
 
 
 def test_finished_run_is_not_run_again_until_its_inputs_change(notebook: Path, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_failed_cell_leaves_error_and_partial_notebook_but_no_manifest(
     out_dir.mkdir()
     (out_dir / "manifest.json").write_text("{}")  # of an earlier run
     assert main(["run", str(notebook), "-p", "value", "13", "-o", str(out_dir)]) == 1
-    expected = f"point.ipynb failed in cell [4] with ValueError: no such luck; see {out_dir / 'point.ipynb'}."
+    expected = f"point.ipynb failed in cell [5] with ValueError: no such luck; see {out_dir / 'point.ipynb'}."
     error = capsys.readouterr().err
     assert f"cadenza: error: {expected}" in error
     assert "Traceback" not in error
@@ -206,16 +206,31 @@ def test_names_stay_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (tmp_path / "demo").mkdir()
     (tmp_path / "scores.csv").write_text("")
-    values = ["demo", "oracle", "./demo", "scores.csv", "hf://model/x", "", ["new/cache", "demo"]]
-    assert [runs._absolute(value) for value in values] == [
+    parameters = """
+one: NameOrPath = ""  # a path
+some: Union[list[NameOrPath], NameOrPath] = []  # several
+named: dict[str, list[NameOrPath]] = {}  # by label
+label: str = ""  # a text
+labels: list[str] = []  # texts
+out_dir: str = "."  # where results go
+"""
+    notebook = write_notebook(tmp_path / "notebooks/n.ipynb", parameters)
+    values = ["demo", "oracle", "./demo", "scores.csv", "hf://model/x", "", "new/cache", "ü" * 5000]
+    paths = [
         "demo",
         "oracle",
         f"{tmp_path}/demo",
         f"{tmp_path}/scores.csv",
         "hf://model/x",
         "",
-        [f"{tmp_path}/new/cache", "demo"],
+        f"{tmp_path}/new/cache",
     ]
+    paths.append("ü" * 5000)
+    given = {"some": values, "named": {"w/o clip": values}, "label": "scores.csv", "labels": ["w/o separation"]}
+    run = runs.prepare(notebook, given, tmp_path / "out")
+    assert run.given == {**given, "some": paths, "named": {"w/o clip": paths}}
+    assert list(run.identity["inputs"]) == [f"{tmp_path}/scores.csv"]
+    assert [runs.prepare(notebook, {"one": text}, "out").given["one"] for text in values] == paths
 
 
 def test_texts_of_the_command_line_become_values_of_the_annotated_types(notebook: Path) -> None:

@@ -39,6 +39,20 @@ steps:
     assert last.points[0].parameters["source"] == "{one/1-1.0-0.0}/seen.json"
 
 
+def test_only_paths_have_placeholders(write_study: Callable[[str], Path]) -> None:
+    steps = """
+steps:
+  - {name: train, notebook: point.ipynb}
+  - {name: use, notebook: point.ipynb, parameters: {source: "{train}/x", label: "%s"}}
+"""
+    for label in ("{w/o} separation", "{train} 2", "{x}"):
+        point = load_study(write_study(steps % label)).steps[1].points[0]
+        assert point.parameters == {"source": "{train}/x", "label": label}
+        assert point.needs == ("train",)
+    with pytest.raises(ParameterError, match=r"has \{train\} for label in step use, which is no path; if it should be"):
+        load_study(write_study(steps % "{train}"))
+
+
 def test_parameters_of_the_command_line_win(write_study: Callable[[str], Path]) -> None:
     path = write_study(GOOD)
     assert load_study(path, {"seed": "9", "wait": "false"}).steps[0].points[0].parameters == {

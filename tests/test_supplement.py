@@ -1,6 +1,7 @@
 """More songs and scenes: every way to name songs, and the official sampler's files."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -44,6 +45,15 @@ def opened(root: Path, split: str) -> tuple[Corpus, dict[str, torch.Tensor]]:
     return corpus, {
         name: torch.cat([*corpus.song(chosen, name)[:1], corpus.song(chosen, name)[1][None]]) for name in chosen.songs
     }
+
+
+def test_song_of_moisesdb_in_a_folder_that_is_not_utf_8_is_refused(root: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/moisesdb/Caf\xe9"
+    os.makedirs(folder)
+    Path(os.fsdecode(folder), "data.json").write_text("{}")
+    with pytest.raises(ParameterError, match=r"/moisesdb/Caf\\xe9 has a name that is not UTF-8; rename it\.$"):
+        import_songs(tmp_path / "moisesdb", root, "extra", progress=False)
+    assert not (root / "metadata/musdb18.extra.json").exists()
 
 
 def test_folder_in_musdb18_layout_is_linked_not_copied(root: Path, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import pytest
 from nbformat import NotebookNode
 from papermill.inspection import display_notebook_help
 
+from cadenza_lib.runs import notebook_parameters
+
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -93,6 +95,18 @@ def test_each_parameter_is_one_annotated_line_with_default_and_comment(notebook:
         assert node.value is not None, f"{lines[number - 1]} has no default"
         ast.literal_eval(node.value)  # papermill and runs read it without executing it
         assert len(comments.get(number, "").strip("# ")) > 3, f"{lines[number - 1]} has no comment"
+
+
+PATHS = {
+    *("corpus", "init", "system", "systems", "models", "scores", "listeners_file"),
+    *("data_size_runs", "evaluations", "target_evaluations"),
+}
+
+
+def test_parameters_that_are_paths_say_so_and_no_others(path: Path) -> None:
+    known = notebook_parameters(path)
+    paths = {name for name, parameter in known.items() if "NameOrPath" in parameter.annotation}
+    assert paths == PATHS & set(known)
 
 
 def test_every_parameter_is_used(notebook: NotebookNode) -> None:

@@ -15,15 +15,18 @@ import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 from official import simulate_officially
+from stubs import Inline
 
 from cadenza_lib import evaluation
 from cadenza_lib.corpus import Corpus
 from cadenza_lib.demo import tiny_corpus
 from cadenza_lib.evaluation import OFFICIAL_COLUMNS, Settings
+from cadenza_lib.execution import run_study
 from cadenza_lib.fusion import ensemble, fuse
 from cadenza_lib.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.separation import load, save_checkpoint
+from cadenza_lib.study import load_study
 from cadenza_lib.sweep import CANDIDATE_COLUMNS, search_and_test
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -247,6 +250,63 @@ def test_05_haaqi_vs_audiogram_takes_published_scores_of_all_real_listeners(cade
     assert pd.read_csv(out / "clip_effect.csv").empty  # there is no audio
     check_report(out)
     check_quiet(out)
+
+
+def test_05_haaqi_vs_audiogram_says_which_averages_were_not_measured(cadenza_mini: Path, tmp_path: Path) -> None:
+    people = json.loads((cadenza_mini / "metadata" / "listeners.train.json").read_text())
+    people = dict(list(people.items())[:12])
+    for number, entry in enumerate(people.values()):
+        kept = (8, 8, 7, 4)[number % 4]  # frequencies, of 250 Hz to 8 kHz: without 8 kHz, and to 2 kHz
+        for key in ("audiogram_cfs", "audiogram_levels_l", "audiogram_levels_r"):
+            entry[key] = entry[key][:kept]
+    (tmp_path / "listeners.json").write_text(json.dumps(people))
+    rng = np.random.default_rng(0)
+    lines = ["scene;song;listener;left_score;right_score;score"]
+    for number, name in enumerate([*people] * 2):
+        scores = rng.uniform(0.2, 0.9, 3)
+        lines.append(
+            f"scene_{number};{number % 2};{name};" + ";".join(f"{score}".replace(".", ",") for score in scores)
+        )
+    (tmp_path / "team.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+    out = run(
+        "05_haaqi_vs_audiogram",
+        tmp_path / "out",
+        corpus="",
+        scores=str(tmp_path / "team.csv"),
+        listeners_file=str(tmp_path / "listeners.json"),
+    )
+    assert pd.read_csv(out / "summary.csv").loc[0, "n_listeners"] == 12
+    n_ears = pd.read_csv(out / "correlations.csv").set_index("predictor")["n_ears"]
+    columns = ["low_db_hl", "high_db_hl", "pta_db_hl", "slope_db_per_octave", "threshold_8000_hz_db_hl"]
+    assert n_ears[columns].tolist() == [48, 48, 36, 36, 24]
+    model = pd.read_csv(out / "mixed_model.csv").iloc[0]
+    assert model["n_ears"] == 36
+    assert model["note"].endswith("12 of 48 rows lack a value")
+    items = {item["file"]: item["caption"] for item in json.loads((out / "report.json").read_text())}
+    assert "6 of 12 listeners are not measured to 8 kHz (3 to 2 kHz, 3 to 6 kHz)" in items["correlation_heatmap.png"]
+    check_report(out)
+    check_quiet(out)
+
+
+def test_label_with_a_slash_stays_what_it_is_from_the_study_to_tables_and_figures(corpus: Path, tmp_path: Path) -> None:
+    label = "no processing (w/o separation)"
+    study = tmp_path / "study.yaml"
+    study.write_text(f"""
+parameters: {{corpus: "{corpus}", split: {SPLIT}}}
+steps:
+  - {{name: evaluate, notebook: 03_evaluate.ipynb, parameters: {{system: mixture, n_pairs: 1, label: "{label}"}}}}
+  - {{name: listeners, notebook: 05_haaqi_vs_audiogram.ipynb, parameters: {{scores: "{{evaluate}}", n_listeners: 0}}}}
+""")
+    for name in ("03_evaluate", "05_haaqi_vs_audiogram"):
+        shutil.copy(NOTEBOOKS / f"{name}.ipynb", tmp_path)
+    result = run_study(load_study(study), tmp_path / "out", executor=Inline())
+    assert [point.status for point in result.points] == ["finished", "finished"], [p.error for p in result.points]
+    evaluate, listeners = (tmp_path / "out" / step for step in ("evaluate", "listeners"))
+    assert json.loads((evaluate / "settings.json").read_text())["label"] == label
+    assert json.loads((evaluate / "manifest.json").read_text())["parameters"]["label"] == label
+    assert pd.read_csv(listeners / "summary.csv")["system"].tolist() == [label]
+    assert pd.read_csv(listeners / "haaqi_by_severity.csv")["system"].unique().tolist() == [label]  # behind a figure
+    assert json.loads((listeners / "manifest.json").read_text())["parameters"]["scores"] == [str(evaluate)]
 
 
 @pytest.fixture(scope="module")
