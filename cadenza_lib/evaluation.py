@@ -291,6 +291,7 @@ def evaluate(
     for pair in pairs:
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
+    corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
     out_dir = make_directory(out_dir)
     with locked(out_dir / ".scores.lock"):
         claim(out_dir / "settings.json", settings)
@@ -443,7 +444,7 @@ def claim(path: Path, settings: Any) -> None:
     for name, value in wanted.items():
         if found[name] != value:
             raise ParameterError(
-                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; delete it or choose another."
+                f"{path.parent} holds scores with {name} {found[name]!r}, not {value!r}; choose another directory."
             )
 
 
@@ -452,7 +453,7 @@ def _read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
         return fill(kind, read_json(path))
     except TypeError as error:
         raise CorpusError(
-            f"{path} does not hold the settings of its scores ({error}); delete {path.parent} or choose another."
+            f"{path} does not hold the settings of its scores ({error}); repair it, or choose another directory."
         ) from error
 
 

@@ -278,7 +278,7 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
         with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
     if header != list(columns):
-        raise ParameterError(f"{path} has other columns than are written now; delete {path.parent} or choose another.")
+        raise ParameterError(f"{path} has other columns than are written now; choose another directory.")
 
 
 def append_row(path: Path, row: Sequence[object]) -> None:

@@ -114,6 +114,7 @@ def evaluate_levels(
     for pair in pairs:
         if pair.scene not in data.scenes or pair.listener not in data.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split!r}.")
+    corpus.check_songs(data, [data.scenes[pair.scene] for pair in pairs])
     folder = make_directory(out_dir)
     _claim(folder, {"corpus": corpus.name, "split": split, "systems": list(systems), "levels_db": list(levels_db)})
     missing = [pair for pair in pairs if not _file(folder, pair).exists()]
@@ -144,10 +145,15 @@ def evaluate_levels(
                         pd.DataFrame(rows, columns=LEVEL_COLUMNS).to_csv(temporary, index=False)
                     bar.update()
     numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
-    tables = [read_table(_file(folder, pair), LEVEL_COLUMNS, numbers, "delete it") for pair in pairs]
+    tables = [
+        read_table(_file(folder, pair), LEVEL_COLUMNS, numbers, "move it away, and it is scored again")
+        for pair in pairs
+    ]
     for pair, table in zip(pairs, tables, strict=True):
         if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
-            raise CorpusError(f"{_file(folder, pair)} lacks a number, or whether there is a clip; delete it.")
+            raise CorpusError(
+                f"{_file(folder, pair)} lacks a number, or if there is a clip; move it away, and it is scored again."
+            )
         table["clip"] = table["clip"] == "True"
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 
@@ -179,6 +185,4 @@ def _claim(folder: Path, settings: dict) -> None:
     found = read_json(path)
     for name, value in settings.items():
         if not isinstance(found, dict) or found.get(name) != value:
-            raise ParameterError(
-                f"{folder} holds scores with another {name} than {value!r}; delete it or choose another."
-            )
+            raise ParameterError(f"{folder} holds scores with another {name} than {value!r}; choose another directory.")

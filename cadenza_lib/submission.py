@@ -101,10 +101,10 @@ def _expected_files(evaluation_dir: Path, split: Split) -> dict[Path, Pair]:
     there = {path for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
     if lost := [file for file in files if file not in there]:
         raise CorpusError(
-            f"{lost[0]} does not exist, one of {len(lost)} of {len(files)}; delete its score and evaluate."
+            f"{lost[0]} does not exist, one of {len(lost)} of {len(files)}; evaluate again into another directory."
         )
     if others := sorted(there - files.keys()):
-        raise CorpusError(f"{others[0]} belongs to no pair of split {split.name!r}; remove it.")
+        raise CorpusError(f"{others[0]} belongs to no pair of split {split.name!r}; move it elsewhere.")
     return files
 
 

@@ -71,7 +71,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
     for name, files in songs:
         for path in (path for paths in files.values() for path in paths):
             if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
-                raise CorpusError(f"{path} of the song {name!r} does not exist; complete or remove the song.")
+                raise CorpusError(f"{path} of the song {name!r} does not exist; complete the song or leave it out.")
     return dict(songs)
 
 
@@ -196,7 +196,9 @@ def _from_moisesdb(card: Path) -> tuple[str, Sources]:
         if outside := [path for paths in files.values() for path in paths if not is_inside(path, card.parent)]:
             raise ValueError(f"{outside[0]} is not beside it")
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{card} is not the card of a song of MoisesDB ({error!r}); remove it.") from error
+        raise CorpusError(
+            f"{card} is not the card of a song of MoisesDB ({error!r}); repair it, or move the song elsewhere."
+        ) from error
     return _file_name(name), files
 
 

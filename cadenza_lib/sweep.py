@@ -260,6 +260,7 @@ class Sweep:
         split = self.split(on.split)
         wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
         if self._missing(candidates, on):
+            open_corpus(self._settings.corpus).check_songs(split, [split.scenes[pair.scene] for pair in on.pairs])
             with self._locked_table():  # where another process may have scored some
                 missing = self._missing(candidates, on)
                 total = sum(map(len, missing.values()))
@@ -380,7 +381,9 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                     raise ValueError(f"it lacks a number in the row {row}")
                 rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
-        raise CorpusError(f"{path} is not a table of scores ({error}); delete it and sweep again.") from error
+        raise CorpusError(
+            f"{path} is not a table of scores ({error}); repair it, or sweep into another directory."
+        ) from error
     return rows
 
 
@@ -518,7 +521,7 @@ def _database_errors(path: Path) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         reason = getattr(cause, "orig", None) or cause
         raise ParameterError(
-            f"{path} cannot be used ({reason}); make room, or delete it and search again, which keeps all scores."
+            f"{path} cannot be used ({reason}); make room, or move it away and search again, which keeps all scores."
         ) from error
 
 
@@ -535,7 +538,7 @@ def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: Candidate 
     asked = {"space": str(space), "set of pairs": pairs, "seed": seed, "start": str(start)}
     for name, value in asked.items():
         if study.user_attrs.get(name, value) != value:
-            raise ParameterError(f"{sweep.out_dir / 'search.db'} holds a search with another {name}; delete it.")
+            raise ParameterError(f"{sweep.out_dir / 'search.db'} holds a search with another {name}; move it away.")
         study.set_user_attr(name, value)
     if start is not None and not study.get_trials(deepcopy=False):
         study.enqueue_trial(space.values(start))

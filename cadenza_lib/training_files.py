@@ -127,7 +127,9 @@ def read_config(path: Path | str) -> Config:
         return fill(Config, content)
     except (TypeError, ParameterError) as error:
         reason = str(error).rstrip(".")
-        raise ParameterError(f"{path} is no configuration of a training ({reason}); correct or delete it.") from error
+        raise ParameterError(
+            f"{path} is no configuration of a training ({reason}); correct it, or choose another directory."
+        ) from error
 
 
 def read_metrics(out_dir: Path | str) -> pd.DataFrame:
@@ -159,15 +161,15 @@ def read_result(out_dir: Path | str) -> Result:
 
 
 def claim(out_dir: Path, config: Config) -> None:
-    """Mark a directory as that of a run, or refuse if it is another's."""
+    """Mark a directory as that of a run, or refuse if it is another's that has begun."""
     path = out_dir / "config.json"
-    if path.exists():
+    if path.exists() and (out_dir / "metrics.jsonl").exists():
         found, wanted = asdict(read_config(path)), asdict(config)
         for name in sorted(set(wanted) - _MAY_CHANGE):
             if found[name] != wanted[name]:
                 raise ParameterError(
-                    f"{out_dir} holds a run with {name} {found[name]!r}, not {wanted[name]!r}; delete it or choose "
-                    f"another."
+                    f"{out_dir} holds a run with {name} {found[name]!r}, not {wanted[name]!r}; choose another "
+                    f"directory."
                 )
         if found == wanted:
             return
@@ -198,7 +200,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
             raise ValueError("a line has no step")
     except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(
-            f"{path} does not hold the metrics of a training ({error}); delete its directory."
+            f"{path} does not hold the metrics of a training ({error}); train into another directory."
         ) from error
     return rows
 

@@ -379,8 +379,8 @@ BAD_AUDIO: dict[str, tuple[Damage, str]] = {
     "garbage": (write(*BASS, b"this is not audio" * 50), r"bass\.wav cannot be read as audio"),
     "no bytes": (write(*BASS, b""), r"bass\.wav cannot be read as audio"),
     "half a header": (truncate(*BASS, 20), r"bass\.wav cannot be read as audio"),
-    "half the samples": (truncate(*BASS, 30000), r"bass\.wav has \d+ samples but mixture\.wav has 22050"),
-    "header alone": (truncate(*BASS, 44), r"bass\.wav is empty: it holds 0 samples"),
+    "half the samples": (truncate(*BASS, 30000), r"bass\.wav is cut off: 30000 of 88244 bytes"),
+    "header alone": (truncate(*BASS, 44), r"bass\.wav is cut off: 44 of 88244 bytes"),
     "mono": (rewrite(BASS, lambda samples: samples[:, :1]), r"bass\.wav has 1 channel\(s\), not 2"),
     "three channels": (
         rewrite(BASS, lambda samples: samples[:, [0, 1, 1]]),

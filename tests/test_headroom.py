@@ -84,7 +84,7 @@ def test_a_stopped_run_goes_on_with_the_same_result(
     resumed = evaluate_levels(corpus, "train", SYSTEMS, pairs, tmp_path, LEVELS_DB, "cpu", False)
     assert len(scored) == 3  # the first pair was kept
     pd.testing.assert_frame_equal(resumed, levels, check_exact=True)
-    with pytest.raises(ParameterError, match=r"holds scores with another levels_db than \[0\.0\]; delete it"):
+    with pytest.raises(ParameterError, match=r"holds scores with another levels_db than \[0\.0\]; choose another"):
         evaluate_levels(corpus, "train", SYSTEMS, pairs, tmp_path, [0.0], "cpu", False)
 
 

@@ -111,7 +111,7 @@ def test_an_executor_gives_the_same_table(corpus, pairs, tmp_path):
 @pytest.mark.usefixtures("quick_score")
 def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False)
-    with pytest.raises(ParameterError, match="holds scores with mixture_into 'stems', not 'downmix'; delete it"):
+    with pytest.raises(ParameterError, match="holds scores with mixture_into 'stems', not 'downmix'; choose another"):
         Sweep(corpus, MODELS, tmp_path, "downmix", progress=False)
 
 
@@ -128,7 +128,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False).scores([Candidate((1.0, 0.0))], pairs)
     path = tmp_path / "scores.csv"
     path.write_text(path.read_text().replace(",True,", ",perhaps,"))
-    with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*delete it and sweep again"):
+    with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
         Sweep(corpus, MODELS, tmp_path, progress=False)
 
 
@@ -137,8 +137,8 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     [
         ("", "is not valid JSON"),
         ('{"corpus": "de', "is not valid JSON"),
-        ("[]", "does not hold the settings of its scores .*; delete .* or choose another"),
-        ('{"corpus": "demo"}', "does not hold the settings of its scores .*; delete .* or choose another"),
+        ("[]", "does not hold the settings of its scores .*; repair it, or choose another"),
+        ('{"corpus": "demo"}', "does not hold the settings of its scores .*; repair it, or choose another"),
         ('{"corpus": NaN}', "corpus is nan, which is no finite number"),
     ],
 )
@@ -325,7 +325,7 @@ def test_a_search_stopped_at_any_moment_tries_the_candidates_of_an_unbroken_one(
 
 def test_another_search_is_not_mixed_in(tmp_path):
     search(_Stub(tmp_path), PAIRS, SPACE, 1)
-    with pytest.raises(CadenzaError, match=r"search\.db holds a search with another seed; delete it"):
+    with pytest.raises(CadenzaError, match=r"search\.db holds a search with another seed; move it away"):
         search(_Stub(tmp_path), PAIRS, SPACE, 1, seed=5)
 
 
