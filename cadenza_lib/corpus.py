@@ -477,32 +477,32 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def signal_file(folder: Path, name: str) -> Path:
-    """Return the file of one of `SIGNALS` in a song's directory, as it is spelt on the disk: WAV or else FLAC.
-
-    Raises
-    ------
-    AudioError
-        If the song has stems but no mixture.
-    """
+    """Return the file of one of `SIGNALS` in a song's directory, as it is spelt on the disk: WAV or else FLAC."""
     wav = find_path(folder / f"{name}.wav", folder)
     if os.path.exists(wav):  # unlike Path.exists, no error if a name is too long
         return wav
     flac = find_path(folder / f"{name}.flac", folder)
-    if os.path.exists(flac):
-        return flac
-    if name == "mixture" and os.path.exists(signal_file(folder, STEMS[0])):
-        raise AudioError(f"{wav} does not exist; import the song with cadenza data import, which sums its stems.")
-    return wav
+    return flac if os.path.exists(flac) else wav
 
 
 def length_on_disk(folder: Path) -> int:
     """Return the length of a song in samples, by the header of its mixture."""
-    return read_header(signal_file(folder, "mixture"), SAMPLE_RATE).frames
+    return read_header(_signal_files(folder)["mixture"], SAMPLE_RATE).frames
+
+
+def _signal_files(folder: Path) -> dict[str, Path]:
+    """Return the five files of a song, and tell what to do if only the mixture is missing."""
+    files = {name: signal_file(folder, name) for name in SIGNALS}
+    if [name for name, file in files.items() if not os.path.exists(file)] == ["mixture"]:
+        raise AudioError(
+            f"{files['mixture']} does not exist; import the song with cadenza data import, which sums its stems."
+        )
+    return files
 
 
 def _check_files(folder: Path) -> int:
     """Check the five files of a song by their headers, and return its length in samples."""
-    lengths = {name: read_header(signal_file(folder, name), SAMPLE_RATE).frames for name in SIGNALS}
+    lengths = {name: read_header(file, SAMPLE_RATE).frames for name, file in _signal_files(folder).items()}
     _check_lengths(folder, lengths)
     return lengths["mixture"]
 
@@ -518,14 +518,14 @@ def _check_lengths(folder: Path, lengths: Mapping[str, int]) -> None:
 
 def _read_stems(folder: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Read the four stems and the mixture of a song, and check that they have one length."""
-    signals = {name: read_audio(signal_file(folder, name), SAMPLE_RATE).to(dtype) for name in SIGNALS}
+    signals = {name: read_audio(file, SAMPLE_RATE).to(dtype) for name, file in _signal_files(folder).items()}
     _check_lengths(folder, {name: signal.shape[-1] for name, signal in signals.items()})
     return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
 
 
 def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
     """Read samples `start` to `stop` of the four stems and the mixture, `(stem + 1, channel, time)`."""
-    files = [signal_file(folder, name) for name in SIGNALS]
+    files = list(_signal_files(folder).values())
     signals = [read_audio(file, SAMPLE_RATE, start=start, stop=stop) for file in files]
     for file, signal in zip(files, signals, strict=True):
         if signal.shape[-1] != stop - start:

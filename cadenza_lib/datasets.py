@@ -240,13 +240,10 @@ def _hrtf_files(corpus: Corpus, position: str) -> list[Path]:
 
 
 def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
-    files = []
-    for name in SIGNALS:
-        try:
-            files.append(_read_header(signal_file(folder, name), (1, 2) if for_import else (2,)))
-        except AudioError as error:  # stems without a mixture
-            files += [] if for_import else [_Header(folder / f"{name}.wav", problem=str(error).rstrip("."))]
-    return files
+    files = {name: signal_file(folder, name) for name in SIGNALS}
+    if for_import and not files["mixture"].exists():
+        del files["mixture"]
+    return [_read_header(file, (1, 2) if for_import else (2,)) for file in files.values()]
 
 
 def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
