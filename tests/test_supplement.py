@@ -137,7 +137,7 @@ def test_import_adds_to_a_split_and_can_be_repeated(root: Path, tmp_path: Path) 
     assert import_songs(tmp_path / "b", root, "both", progress=False) == {"Two": "kept"}
     with pytest.raises(CorpusError, match=rf"both/One holds a song from {tmp_path}/a, and {tmp_path}/c has another"):
         import_songs(tmp_path / "c", root, "both", progress=False)
-    corpus, songs = opened(root, "both")
+    _, songs = opened(root, "both")
     assert list(songs) == ["One", "Two"]
     np.testing.assert_array_equal(songs["One"][0].numpy().T, soundfile.read(tmp_path / "a/One/vocals.wav")[0])
 
