@@ -185,10 +185,13 @@ def _check_data(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table of paths."""
+    from collections import Counter
+
     from cadenza_lib.supplement import import_songs
 
-    names = import_songs(options.source, options.path, options.split)
-    print(f"Split {options.split} of {options.path} has {len(names)} songs.")
+    counts = Counter(import_songs(options.source, options.path, options.split).values())
+    told = ", ".join(f"{counts[state]} {state}" for state in ("added", "kept", "replaced"))
+    print(f"Split {options.split} of {options.path}: {told}.")
     return 0
 
 

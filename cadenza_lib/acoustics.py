@@ -5,6 +5,9 @@ loudspeakers through head-related impulse responses; then the mixture and each s
 loudness of their dry version. So at-ear stems do not sum to the at-ear mixture.
 """
 
+import os
+import struct
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from cadenza_lib.loudness import loudness_matching_gain
 __all__ = [
     "INT16_SCALE",
     "SAMPLE_RATE",
+    "AudioHeader",
     "at_ears",
     "check_signal",
     "hrtf_file_name",
@@ -30,6 +34,7 @@ __all__ = [
     "loudspeakers_to_ears",
     "quantise_16bit",
     "read_audio",
+    "read_header",
     "spherical_head_hrtf",
     "to_16bit",
 ]
@@ -40,6 +45,9 @@ SAMPLE_RATE = 44100
 INT16_SCALE = 32768.0
 """Steps of a 16-bit file per unit of signal, as soundfile reads and the recipe writes them."""
 
+_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"FORM": ">"}  # of the lengths in a file that begins so
+_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; who writes to a pipe cannot know: SoX gives 0x7FFFF000, ffmpeg 0xFFFFFFFF
+_UNKNOWN_FRAMES = 2**36 - 1  # the most that FLAC can tell; libsndfile gives more where FLAC does not tell
 _BLOCK = 4096  # samples of an overlap-save block
 _BLOCKS_AT_ONCE = 16
 _HEAD_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
@@ -49,8 +57,54 @@ _HRTF_TAPS = 256
 _HRTF_LEAD_S = 0.001  # room before the first arrival for the response's own onset
 
 
+@dataclass(frozen=True)
+class AudioHeader:
+    """What the header of a sound file says."""
+
+    frames: int  # samples of each channel
+    channels: int
+
+
+def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = (2,)) -> AudioHeader:
+    """Read the header of a sound file, and check what it promises without reading a sample.
+
+    Parameters
+    ----------
+    path
+        The file.
+    sample_rate
+        The rate in Hz that it must have.
+    channels
+        The numbers of channels that it may have.
+
+    Raises
+    ------
+    AudioError
+        If the file is missing, unreadable, empty or cut off, or has another rate or number of channels.
+    """
+    path = Path(path)
+    if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
+        raise AudioError(f"{path} does not exist; check the corpus against data/README.md.")
+    try:
+        info = soundfile.info(path)
+        size, promised_size = path.stat().st_size, _promised_size(path)
+    except (soundfile.LibsndfileError, OSError, struct.error) as error:
+        raise _unreadable(path, error) from error
+    if info.samplerate != sample_rate:
+        raise AudioError(f"{path} has a sample rate of {info.samplerate} Hz, not {sample_rate}; resample it.")
+    if info.channels not in channels:
+        raise AudioError(f"{path} has {info.channels} channel(s), not {' or '.join(map(str, channels))}; convert it.")
+    if promised_size > size:
+        raise AudioError(f"{path} is cut off: {size} of {promised_size} bytes; copy or download it again.")
+    if info.frames == 0:
+        raise AudioError(f"{path} is empty: it holds 0 samples by its header; write or download it again.")
+    if info.frames >= _UNKNOWN_FRAMES:
+        raise AudioError(f"{path} does not say how many samples it has, as if written to a pipe; write it to a file.")
+    return AudioHeader(info.frames, info.channels)
+
+
 def read_audio(
-    path: Path | str, sample_rate: int, channels: int | None = 2, start: int = 0, stop: int | None = None
+    path: Path | str, sample_rate: int, channels: tuple[int, ...] = (2,), start: int = 0, stop: int | None = None
 ) -> Tensor:
     """Read a sound file, or only its samples from `start` to `stop`, as float64 in [-1, 1).
 
@@ -60,25 +114,44 @@ def read_audio(
     Raises
     ------
     AudioError
-        If the file is missing or unreadable, has another rate or number of channels, is empty, or holds NaN.
+        If `read_header` refuses the file, or it holds NaN.
     """
     path = Path(path)
-    if not path.is_file():
-        raise AudioError(f"{path} does not exist; check the corpus against data/README.md.")
+    read_header(path, sample_rate, channels)
     try:
-        samples, rate = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
+        samples, _ = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
     except (soundfile.LibsndfileError, OSError) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
-        raise AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.") from error
+        raise _unreadable(path, error) from error
     except MemoryError as error:  # which is taken for all that a header promises, before any of it is read
         raise AudioError(f"{path} promises more samples than memory holds; copy or download it again.") from error
-    if rate != sample_rate:
-        raise AudioError(f"{path} has a sample rate of {rate} Hz, not {sample_rate}; resample it.")
-    if channels is not None and samples.shape[1] != channels:
-        raise AudioError(f"{path} has {samples.shape[1]} channel(s), not {channels}.")
     signal = torch.from_numpy(samples).T
     check_signal(signal, str(path))
     return signal
+
+
+def _unreadable(path: Path, error: Exception) -> AudioError:
+    reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")  # libsndfile's sentences
+    return AudioError(f"{path} cannot be read as audio ({reason}); copy or download it again.")
+
+
+def _promised_size(path: Path) -> int:
+    """Return the size in bytes that a WAV or AIFF file must have to hold what it promises, 0 if it does not say.
+
+    libsndfile takes the end of a truncated file for the end of its samples, and says nothing.
+    """
+    with path.open("rb") as file:
+        order = _BYTE_ORDER.get(file.read(12)[:4])
+        long_length = 0
+        while order and len(chunk := file.read(8)) == 8:
+            name, length = struct.unpack(f"{order}4sI", chunk)
+            if name == b"ds64":  # of RF64: size of the file, then that of the samples
+                long_length = struct.unpack("<8xQ", file.read(16))[0]
+                file.seek(-16, os.SEEK_CUR)
+            if name in (b"data", b"SSND"):
+                length = long_length or length
+                return 0 if long_length == 0 and length >= _UNKNOWN_LENGTH else file.tell() + length
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 0
 
 
 def check_signal(signal: Tensor, name: str) -> None:

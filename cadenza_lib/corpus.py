@@ -15,16 +15,25 @@ directory of a song lies below that of its split. Those who assemble a corpus ma
 directories of splits, to where they have the music; and `cadenza data import` links the five files of a song.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
 import torch
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE, at_ears, hrtf_file_name, load_hrtf, quantise_16bit, read_audio
+from cadenza_lib.acoustics import (
+    SAMPLE_RATE,
+    at_ears,
+    hrtf_file_name,
+    load_hrtf,
+    quantise_16bit,
+    read_audio,
+    read_header,
+)
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import (
     absolute_path,
@@ -35,7 +44,6 @@ from cadenza_lib.files import (
     normal_form,
     read_json,
     read_metadata,
-    regular_file,
 )
 from cadenza_lib.identity import digest, song_file_identity
 from cadenza_lib.listeners import EARS, Listener, ear_audiogram, load_listeners
@@ -43,6 +51,7 @@ from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Pair, Scene
 
 __all__ = [
+    "READERS",
     "RECORD",
     "SIGNALS",
     "AtEarSong",
@@ -53,10 +62,14 @@ __all__ = [
     "length_on_disk",
     "load_songs",
     "read_record",
+    "signal_file",
 ]
 
 SIGNALS = (*STEMS, "mixture")
-"""The files of a song, `<name>.wav` each, in the order of excerpts."""
+"""The files of a song, `<name>.wav` or `<name>.flac` each, in the order of excerpts."""
+
+READERS = 16
+"""Headers that are read at the same time; on a network's disk each is a wait."""
 
 RECORD = ".identity"
 """File in the directory of a song at the ears that tells what `simulate` made it of."""
@@ -208,7 +221,47 @@ class Corpus:
     def song_length(self, split: Split, scene: Scene) -> int:
         """Return the length of a scene's song in samples, by its header alone where it lies on disk."""
         folder = self._stored_at_ears(split, scene)
-        return length_on_disk(folder) if folder else self._dry_length(split.songs[scene.music])
+        return length_on_disk(folder) if folder else self._dry_length(self._dry_entry(split, scene))
+
+    def check_songs(
+        self, split: Split, scenes: Iterable[Scene], minimum_s: float = BLOCK_S, dry: bool = False
+    ) -> dict[str, int]:
+        """Check the songs of scenes by the headers of their files, before a long operation begins.
+
+        Parameters
+        ----------
+        split, scenes
+            Whose songs are needed, and the HRTFs where a song must be simulated.
+        minimum_s
+            Least duration in seconds.
+        dry
+            Whether the dry songs are needed, even where a song lies on disk as it sounds at the ears.
+
+        Returns
+        -------
+        dict
+            Length of each song at the ears in samples, by name.
+
+        Raises
+        ------
+        AudioError
+            If a file is missing or unusable, the five files of a song differ in length, or a song is too short.
+        CorpusError
+            If a song is neither at the ears nor dry.
+        """
+        songs = {scene.at_ear_song: scene for scene in scenes}
+        with ThreadPoolExecutor(READERS) as pool:
+            counts = pool.map(lambda scene: self._check_song(split, scene, dry), songs.values())
+            lengths = dict(zip(songs, counts, strict=True))
+        minimum = round(minimum_s * SAMPLE_RATE)
+        if short := {scene.music: lengths[name] for name, scene in songs.items() if lengths[name] < minimum}:
+            song = min(short, key=short.__getitem__)
+            raise AudioError(
+                f"{song} lasts {short[song] / SAMPLE_RATE:.3f} s, one of {len(short)} songs of split {split.name!r} "
+                f"that last less than the {minimum_s:g} s needed; leave them out"
+                f"{', or lower segment_s' if minimum_s > BLOCK_S else ''}."
+            )
+        return lengths
 
     def has_at_ear_audio(self, split: Split, scene: Scene) -> bool:
         """Tell whether the song of a scene lies on disk as it sounds at the ears."""
@@ -264,17 +317,12 @@ class Corpus:
         name = scene.at_ear_song
         if stored := self._stored_at_ears(split, scene):
             stems, mixture = _read_stems(stored, dtype)
-        elif scene.music in split.songs:
-            stems, mixture = self._read_song(split.songs[scene.music], dtype)
+        else:
+            stems, mixture = self._read_song(self._dry_entry(split, scene), dtype)
             check_not_silent(mixture, scene.music)
             hrtf = self.hrtf(scene.head_loudspeaker_positions)
             for signal in (*stems, mixture):  # one by one and in place, for minutes of stems take much memory
                 signal.copy_(quantise_16bit(at_ears(signal.double(), hrtf)))
-        else:
-            raise CorpusError(
-                f"{self.at_ear_folder(split.at_ear_songs[name])} does not exist, and {split.name!r} has no dry song "
-                f"to simulate it from; unpack the at-ear audio."
-            )
         check_not_silent(mixture, name)
         return AtEarSong(name=name, stems=stems, mixture=mixture)
 
@@ -341,6 +389,10 @@ class Corpus:
         """Return the length of a dry song in samples; the demo corpus renders it instead."""
         return length_on_disk(self.music_folder(entry))
 
+    def _check_dry_song(self, entry: dict[str, Any]) -> int:
+        """Check the files of a dry song and return its length in samples; the demo corpus has none to check."""
+        return _check_files(self.music_folder(entry))
+
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
         """Read the HRTFs of a head position; the demo corpus computes them instead."""
         return load_hrtf(self.hrtf_folder, position.mic, position.subject, position.left_angle, position.right_angle)
@@ -350,6 +402,23 @@ class Corpus:
         entry = split.at_ear_songs.get(scene.at_ear_song)
         folder = None if entry is None else self.at_ear_folder(entry)
         return folder if folder is not None and folder.is_dir() else None
+
+    def _dry_entry(self, split: Split, scene: Scene) -> dict[str, Any]:
+        """Return the metadata of the dry song that a scene's song at the ears is simulated from."""
+        if scene.music not in split.songs:
+            raise CorpusError(
+                f"{self.at_ear_folder(split.at_ear_songs[scene.at_ear_song])} does not exist, and {split.name!r} has "
+                f"no dry song to simulate it from; unpack the at-ear audio."
+            )
+        return split.songs[scene.music]
+
+    def _check_song(self, split: Split, scene: Scene, dry: bool) -> int:
+        """Check the files of a scene's song and return its length in samples."""
+        folder = None if dry else self._stored_at_ears(split, scene)
+        if folder:
+            return _check_files(folder)
+        self.hrtf(scene.head_loudspeaker_positions)
+        return self._check_dry_song(self._dry_entry(split, scene))
 
     def _folder(self, kind: str, entry: dict[str, Any]) -> Path:
         parts = Path(entry["Path"]).parts
@@ -484,22 +553,56 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_stems(folder: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Read the four stems and the mixture of a song, and check that they have one length."""
-    signals = {name: read_audio(find_path(folder / f"{name}.wav", folder), SAMPLE_RATE).to(dtype) for name in SIGNALS}
-    length = signals["mixture"].shape[-1]
-    for name, signal in signals.items():
-        if signal.shape[-1] != length:
+def signal_file(folder: Path, name: str) -> Path:
+    """Return the file of one of `SIGNALS` in a song's directory, as it is spelt on the disk: WAV or else FLAC."""
+    wav = find_path(folder / f"{name}.wav", folder)
+    if os.path.exists(wav):  # unlike Path.exists, no error if a name is too long
+        return wav
+    flac = find_path(folder / f"{name}.flac", folder)
+    return flac if os.path.exists(flac) else wav
+
+
+def length_on_disk(folder: Path) -> int:
+    """Return the length of a song in samples, by the header of its mixture."""
+    return read_header(_signal_files(folder)["mixture"], SAMPLE_RATE).frames
+
+
+def _signal_files(folder: Path) -> dict[str, Path]:
+    """Return the five files of a song, and tell what to do if only the mixture is missing."""
+    files = {name: signal_file(folder, name) for name in SIGNALS}
+    if [name for name, file in files.items() if not os.path.exists(file)] == ["mixture"]:
+        raise AudioError(
+            f"{files['mixture']} does not exist; import the song with cadenza data import, which sums its stems."
+        )
+    return files
+
+
+def _check_files(folder: Path) -> int:
+    """Check the five files of a song by their headers, and return its length in samples."""
+    lengths = {name: read_header(file, SAMPLE_RATE).frames for name, file in _signal_files(folder).items()}
+    _check_lengths(folder, lengths)
+    return lengths["mixture"]
+
+
+def _check_lengths(folder: Path, lengths: Mapping[str, int]) -> None:
+    for name, length in lengths.items():
+        if length != lengths["mixture"]:
             raise AudioError(
-                f"{folder / f'{name}.wav'} has {signal.shape[-1]} samples but mixture.wav has {length}; "
+                f"{signal_file(folder, name)} has {length} samples but mixture.wav has {lengths['mixture']}; "
                 f"all five files of a song must have one length."
             )
+
+
+def _read_stems(folder: Path, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Read the four stems and the mixture of a song, and check that they have one length."""
+    signals = {name: read_audio(file, SAMPLE_RATE).to(dtype) for name, file in _signal_files(folder).items()}
+    _check_lengths(folder, {name: signal.shape[-1] for name, signal in signals.items()})
     return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
 
 
 def _read_excerpt(folder: Path, start: int, stop: int) -> Tensor:
     """Read samples `start` to `stop` of the four stems and the mixture, `(stem + 1, channel, time)`."""
-    files = [find_path(folder / f"{name}.wav", folder) for name in SIGNALS]
+    files = list(_signal_files(folder).values())
     signals = [read_audio(file, SAMPLE_RATE, start=start, stop=stop) for file in files]
     for file, signal in zip(files, signals, strict=True):
         if signal.shape[-1] != stop - start:
@@ -515,7 +618,7 @@ def files_identity(folder: Path) -> str:
     CorpusError
         If one cannot be read.
     """
-    return digest(*(song_file_identity(find_path(folder / f"{name}.wav", folder)) for name in SIGNALS))
+    return digest(*(song_file_identity(signal_file(folder, name)) for name in SIGNALS))
 
 
 def read_record(folder: Path) -> dict[str, str] | None:
@@ -530,12 +633,3 @@ def read_record(folder: Path) -> dict[str, str] | None:
         return None
     is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("source", "files"))
     return record if is_record else None
-
-
-def length_on_disk(folder: Path) -> int:
-    """Return the length of a song in samples, by the header of its mixture."""
-    path = find_path(folder / "mixture.wav", folder)
-    try:
-        return int(soundfile.info(regular_file(path)).frames)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise AudioError(f"{path} is missing or cannot be read as audio; check the corpus.") from error

@@ -207,12 +207,12 @@ def _measure_separation(model: str, device: str) -> float:
 
 
 def _measure_training(model: str, device: str) -> float:
-    network, _ = _network(model)
+    network, sources = _network(model)
     network.train().to(separation.select_device(device))
 
     def step(duration_s: float) -> None:
         mixture = tiny_song(duration_s).mixture[None].to(separation.select_device(device), torch.float32)
-        loss = separate_segments(network, range(len(STEMS)), mixture).abs().mean()
+        loss = separate_segments(network, sources, mixture).abs().mean()
         loss.backward()
         loss.item()  # waits for the device
 

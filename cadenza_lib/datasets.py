@@ -3,8 +3,6 @@
 A data set is a corpus in the challenge's layout, or a folder of songs in MUSDB18-HQ's (`train/<song>/<stem>.wav`).
 """
 
-import os
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,21 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name
-from cadenza_lib.corpus import SIGNALS, Corpus, Split
-from cadenza_lib.errors import CadenzaError, CorpusError
-from cadenza_lib.files import absolute_path, find_path, list_folder, normal_form, regular_file
+from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name, read_header
+from cadenza_lib.corpus import READERS, SIGNALS, Corpus, Split, signal_file
+from cadenza_lib.errors import AudioError, CadenzaError, CorpusError
+from cadenza_lib.files import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.listeners import measurement_note
 
 __all__ = ["Finding", "check_data", "song_folders"]
 
-_READERS = 16  # headers at the same time; on a network's disk each is a wait
 _MOST = 5  # examples of one kind of damage that are told one by one
 _MUSDB18_SPLITS = ("train", "test")
 _METADATA = ("scenes", "scene_listeners", "listeners", "musdb18", "at_mic_music")
-_RIFF_UNKNOWN = 0xFFFFFFFF  # length of a chunk that the writer could not know
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def _check_folder(root: Path) -> list[Finding]:
     return [
         *(Finding("OK", split, f"{len(found)} songs in MUSDB18-HQ's layout") for split, found in folders.items()),
         Finding("NOTE", "metadata", "none; cadenza data import makes these songs part of a corpus"),
-        *_check_songs("songs", songs),
+        *_check_songs("songs", songs, for_import=True),
         *_check_case(songs),
     ]
 
@@ -97,7 +91,7 @@ def song_folders(folder: Path) -> list[Path]:
     ParameterError
         If a name is not UTF-8.
     """
-    wanted = {f"{name}.wav" for name in SIGNALS}
+    wanted = {f"{name}.{suffix}" for name in SIGNALS for suffix in ("wav", "flac")}
     return [song for song in _subfolders(folder) if wanted & {file.name.lower() for file in song.iterdir()}]
 
 
@@ -212,10 +206,10 @@ def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
         yield Finding("DAMAGE", "duplicates", told)
 
 
-def _check_songs(subject: str, songs: list[Path]) -> list[Finding]:
-    """Check the five files of each song by their headers."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        headers = list(pool.map(_song_headers, songs))
+def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> list[Finding]:
+    """Check the files of each song by their headers; songs that are to be imported may be mono or lack the mixture."""
+    with ThreadPoolExecutor(READERS) as pool:
+        headers = list(pool.map(lambda folder: _song_headers(folder, for_import), songs))
     size = sum(header.bytes for song in headers for header in song)
     hours = sum(song[-1].frames for song in headers) / SAMPLE_RATE / 3600
     findings = [Finding("OK", subject, f"{len(songs)} songs, {hours:.2f} hours, {_readable_size(size)}")]
@@ -233,7 +227,7 @@ def _check_hrtfs(corpus: Corpus) -> list[Finding]:
     gone = [path for path in files if not path.exists()]
     if len(gone) == len(files):
         return [Finding("MISSING", "audio/hrtf", f"none of {len(files)} HRTFs, so nothing can be simulated")]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         headers = list(pool.map(_read_header, [path for path in files if path.exists()]))
     findings = [Finding("OK", "audio/hrtf", f"{len(headers)} of {len(files)} HRTFs, {headers[0].frames} taps")]
     problems = [header.problem for header in headers if header.problem]
@@ -250,47 +244,19 @@ def _hrtf_files(corpus: Corpus, position: str) -> list[Path]:
     return [corpus.hrtf_folder / hrtf_file_name(head.mic, head.subject, angle) for angle in angles]
 
 
-def _song_headers(folder: Path) -> list[_Header]:
-    return [_read_header(find_path(folder / f"{name}.wav", folder)) for name in SIGNALS]
+def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
+    files = {name: signal_file(folder, name) for name in SIGNALS}
+    if for_import and not files["mixture"].exists():
+        del files["mixture"]
+    return [_read_header(file, (1, 2) if for_import else (2,)) for file in files.values()]
 
 
-def _read_header(path: Path) -> _Header:
-    """Read the header of a stereo WAV file and compare the length it promises with the size of the file."""
+def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
+    """Read the header of a sound file, and tell what is wrong with it."""
     try:
-        size = path.stat().st_size
-        info = soundfile.info(regular_file(path))
-        promised = _promised_bytes(path)
-    except FileNotFoundError:
-        return _Header(path, problem=f"{path} does not exist")
-    except (soundfile.LibsndfileError, OSError, struct.error) as error:
-        reason = getattr(error, "error_string", str(error)).rstrip(".").replace(". ", ", ")
-        return _Header(path, problem=f"{path} cannot be read as audio ({reason})")
-    problem = ""
-    if info.samplerate != SAMPLE_RATE:
-        problem = f"{path} has a sample rate of {info.samplerate} Hz, not {SAMPLE_RATE}"
-    elif info.channels != 2:
-        problem = f"{path} has {info.channels} channel(s), not 2"
-    elif info.frames == 0:
-        problem = f"{path} is empty"
-    elif promised > size:
-        problem = f"{path} is cut off: {size} of {promised} bytes"
-    return _Header(path, info.frames, size, problem)
-
-
-def _promised_bytes(path: Path) -> int:
-    """Return the size that a WAV file must have for the samples its header promises, 0 for other formats.
-
-    libsndfile takes the end of a truncated file for the end of its samples, and says nothing.
-    """
-    with path.open("rb") as file:
-        if file.read(12)[:4] != b"RIFF":
-            return 0
-        while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                return 0 if length == _RIFF_UNKNOWN else file.tell() + length
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 0
+        return _Header(path, read_header(path, SAMPLE_RATE, channels).frames, path.stat().st_size)
+    except AudioError as error:
+        return _Header(path, problem=str(error).rstrip("."))
 
 
 def _split_names(corpus: Corpus) -> list[str]:

@@ -77,6 +77,9 @@ class DemoCorpus(Corpus):
     def _dry_length(self, entry: dict[str, Any]) -> int:
         return round(entry["Duration"] * SAMPLE_RATE)
 
+    def _check_dry_song(self, entry: dict[str, Any]) -> int:
+        return self._dry_length(entry)
+
     def _song_in_memory(self, entry: dict[str, Any]) -> Tensor:
         """Return stems and mixture, `(stem + 1, channel, time)`, float32."""
         with self._rendering:

@@ -301,6 +301,7 @@ def evaluate(
     for pair in pairs:
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
+    corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
     out_dir = make_directory(out_dir)
     with results_lock(out_dir / ".scores.lock", "scores.csv", "settings.json", SIGNALS_FOLDER):
         table = _Table(out_dir, corpus, settings, system_identity)

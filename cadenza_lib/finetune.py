@@ -41,7 +41,7 @@ from cadenza_lib.estimates import model_identity, weights_identity
 from cadenza_lib.evaluation import Settings, evaluate
 from cadenza_lib.files import atomic_path, make_directory, regular_file, write_errors, write_json
 from cadenza_lib.identity import digest, results_lock
-from cadenza_lib.scenes import STEMS, Pair, choose_pairs
+from cadenza_lib.scenes import Pair, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.separation import (
     input_statistics,
@@ -50,6 +50,7 @@ from cadenza_lib.separation import (
     network_separator,
     save_checkpoint,
     select_device,
+    sum_to_stems,
 )
 from cadenza_lib.targets import TargetLoss
 from cadenza_lib.training_files import (
@@ -134,22 +135,20 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
 
 
 def separate_segments(
-    network: torch.nn.Module, order: Sequence[int], mixture: Tensor, forward: Callable[[Tensor], Tensor] | None = None
+    network: torch.nn.Module, sources: Sequence[str], mixture: Tensor, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
     """Separate whole segments as `separation` does, normalised by their own mean and deviation, with gradients.
 
-    Silence gives silence. `forward` is the network as several processes wrap it, by default the network itself.
+    Silence gives silence. `sources` are the network's, in their order; `forward` is the network as several processes
+    wrap it, by default the network itself.
 
     Shape:
-        - order: `(stem,)`, place of each of `scenes.STEMS` among the network's sources
         - mixture: `(batch, channel, time)`
         - result: `(batch, stem, channel, time)`
     """
     mean, deviation = input_statistics(network, mixture)  # (batch, 1, 1)
     estimate = (forward or network)((mixture - mean) / torch.where(deviation > 0, deviation, 1.0))
-    if list(order) != sorted(order):  # putting them in order copies them, which takes time
-        estimate = estimate[:, list(order)]
-    return torch.addcmul(mean[:, None], estimate, deviation[:, None])
+    return torch.addcmul(mean[:, None], sum_to_stems(estimate, sources), deviation[:, None])
 
 
 def _inputs(config: Config) -> Inputs:
@@ -189,7 +188,6 @@ class _Run:
 
         self.network, self.sources = load_network(config.init)
         self.card = network_card(config.init, self.network)
-        self.order = [self.sources.index(stem) for stem in STEMS]
         self.averaged = copy.deepcopy(self.network).to(device).requires_grad_(False)
         self.loss = TargetLoss(config.targets, config.target_weights, config.per_stem)
         check_disk(out_dir, self.network)
@@ -243,7 +241,7 @@ class _Run:
         sums = torch.zeros(1 + len(config.targets), device=self.fabric.device)
         for number, micro in enumerate(micro_batches, 1):
             with self.fabric.no_backward_sync(self.model, enabled=number < len(micro_batches)):
-                estimate = separate_segments(self.network, self.order, micro.mixture, self.model)
+                estimate = separate_segments(self.network, self.sources, micro.mixture, self.model)
                 loss, parts = self._loss_of(estimate, micro)
                 weight = len(micro) / len(batch)
                 self.fabric.backward(loss * weight)
@@ -289,7 +287,7 @@ class _Run:
         with torch.no_grad():
             for place in places:
                 batch = self.valid_segments.batch(0, [place])
-                estimate = separate_segments(self.averaged, self.order, batch.mixture)
+                estimate = separate_segments(self.averaged, self.sources, batch.mixture)
                 loss, _ = self._loss_of(estimate, batch)
                 total += torch.stack([loss, torch.ones_like(loss)])
         loss_sum, count = self._mean_over_processes(total).tolist()
@@ -335,7 +333,8 @@ class _Run:
         except Exception as error:  # damage shows itself in many ways
             raise ModelError(
                 f"{path} cannot be read as the state of this run ({type(error).__name__}); choose another "
-                f"directory, or train again with --force."
+                f"directory, or train again with --force (best.safetensors and last.safetensors can be "
+                f"used)."
             ) from error
         _LOGGER.info("Going on after step %d of %s.", self.step, self.out_dir)
 

@@ -115,6 +115,7 @@ def evaluate_levels(
     for pair in pairs:
         if pair.scene not in data.scenes or pair.listener not in data.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split!r}.")
+    corpus.check_songs(data, [data.scenes[pair.scene] for pair in pairs])
     folder = make_directory(out_dir)
     identities = [model_identity(system) for system in systems]
     files = {

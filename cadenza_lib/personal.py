@@ -295,7 +295,9 @@ def _read_learned(path: Path, identity: str, n_models: int, n_pairs: int) -> _Le
         if len(found.fitting_scores) != n_pairs:
             raise ValueError(f"it has {len(found.fitting_scores)} scores")
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(f"{path} does not hold what was found for a listener ({error}); move it away.") from error
+        raise CorpusError(
+            f"{path} does not hold what was found for a listener ({error}); move it away, and it is computed again."
+        ) from error
     return found
 
 

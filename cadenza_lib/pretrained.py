@@ -9,7 +9,7 @@ import hashlib
 import logging
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +32,8 @@ __all__ = [
     "PRETRAINED_MODELS",
     "TORCHAUDIO_FILES",
     "UMXHQ_FILES",
+    "bare_names",
+    "check_sources",
     "fill_network",
     "load_pretrained",
     "load_torchaudio_hdemucs",
@@ -77,6 +79,9 @@ _TORCHAUDIO_PREFIXES = {
     "time_decoder.": "tdecoder.",
 }
 _TORCHAUDIO_UNUSED = ("time_encoder.4.norm1.weight", "time_encoder.4.norm1.bias")  # of a layer that only convolves
+
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "state")  # keys under which trainers keep the weights
+_PREFIXES = ("module.", "model.", "network.")  # of DistributedDataParallel, Lightning and other trainers
 
 _DOWNLOAD_BLOCK = 1 << 16
 _TIMEOUT_S = 30
@@ -137,6 +142,35 @@ def rename_torchaudio_hdemucs(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
+def check_sources(sources: Sequence[Any], owner: str) -> None:
+    """Check that a network's sources can be summed to the four stems, see `separation.sum_to_stems`.
+
+    Raises
+    ------
+    ModelError
+        If vocals, drums or bass are missing, nothing is left for "other", or a source is named twice; the message
+        begins with `owner`.
+    """
+    named = set(STEMS[:-1])
+    if not named < set(sources) or len(set(sources)) < len(sources):
+        raise ModelError(
+            f"{owner} separates the sources {list(sources)}; vocals, drums and bass must be among them, and at least "
+            f"one more, which becomes other."
+        )
+
+
+def bare_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights without what compilers and trainers put before their names.
+
+    >>> bare_names({"module._orig_mod.encoder.0.bias": torch.zeros(1)})
+    {'encoder.0.bias': tensor([0.])}
+    """
+    bare = {name.replace("_orig_mod.", ""): value for name, value in state.items()}
+    while prefix := next((one for one in _PREFIXES if bare and all(name.startswith(one) for name in bare)), None):
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
+
+
 def fill_network(network: torch.nn.Module, state: Mapping[str, Tensor], path: Path, remedy: str) -> None:
     """Give a network the weights of a file.
 
@@ -151,8 +185,9 @@ def fill_network(network: torch.nn.Module, state: Mapping[str, Tensor], path: Pa
         network.load_state_dict({name: value.float() for name, value in state.items()}, assign=_is_outline(network))
     except RuntimeError as error:
         lines = str(error).splitlines()  # torch lists the mismatches on lines of their own
-        first = lines[min(1, len(lines) - 1)].strip().rstrip(".")
-        raise ModelError(f"{path} holds weights of another network ({first}); {remedy}.") from error
+        first, *others = lines[min(1, len(lines) - 1)].strip().rstrip(". ").split('", "')  # names of weights
+        reason = f'{first}" and {len(others)} more' if others else first
+        raise ModelError(f"{path} holds weights of another network ({reason}); {remedy}.") from error
 
 
 def _is_outline(network: torch.nn.Module) -> bool:
@@ -168,7 +203,7 @@ def _load_umxhq() -> tuple[torch.nn.Module, tuple[str, ...]]:
         target = network.target_models[source]
         # The files also hold the windows of an older Open-Unmix, where the transform was part of the network.
         state = {key: value for key, value in _read(path).items() if key in target.state_dict()}
-        fill_network(target, state, path, "delete it, and it is downloaded again")
+        fill_network(target, state, path, "move it away, and it is downloaded again")
     return network, network.sources
 
 
@@ -184,8 +219,7 @@ def _load_from_demucs(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
             f"demucs could not download the model {name!r} ({type(error).__name__}); "
             f"connect to the internet once, or use a checkpoint."
         ) from error
-    if not set(STEMS) <= set(bag.sources):
-        raise ModelError(f"The model {name!r} separates {bag.sources}, which lacks one of {list(STEMS)}.")
+    check_sources(bag.sources, f"The model {name!r}")
     return _ApplyDemucs(bag), tuple(bag.sources)
 
 
@@ -276,7 +310,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ModelError(f"Checkpoint {path} does not exist; check the path.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be used ({error}); delete it and download it again.") from error
+        raise ModelError(f"{path} cannot be used ({error}); copy it again, or save its weights alone.") from error
 
 
 def _sha256_prefix(path: Path) -> str | None:
@@ -300,6 +334,11 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         raise ValueError("it is damaged, or it holds more than weights and would run code") from error
     except Exception as error:  # damage shows itself in many ways: RuntimeError, EOFError, KeyError, struct.error
         raise ValueError("it is cut short or damaged") from error
+    for key in _WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError("it is not a dictionary of tensors")
-    return state
+        raise ValueError(
+            f"it is not a dictionary of tensors, nor has one as {', '.join(_WRAPPERS[:-1])} or {_WRAPPERS[-1]}"
+        )
+    return bare_names(state)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, quantise_16bit
 from cadenza_lib.corpus import SIGNALS, Corpus, Split
-from cadenza_lib.errors import AudioError, CorpusError, ParameterError
+from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.files import read_json, write_json
 from cadenza_lib.fitting import listener_firs
 from cadenza_lib.listeners import Listener
@@ -161,6 +161,8 @@ class Segments:
     ------
     ParameterError
         If the length or an augmentation cannot be used.
+    AudioError, CorpusError
+        If a song is missing, unusable or shorter than a segment.
     """
 
     def __init__(
@@ -186,6 +188,7 @@ class Segments:
         self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
         self._firs: dict[str, Tensor] = {}
         self._song_identity = functools.cache(functools.partial(corpus.simulated_identity, split))
+        self._lengths = corpus.check_songs(split, [entry.scene for entry in self._scenes], segment_s)
 
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
         """Return the items at some places of the batch of a step."""
@@ -222,11 +225,7 @@ class Segments:
 
     def _draw(self, generator: np.random.Generator) -> tuple[TrainingScene, Tensor]:
         entry = self._scenes[generator.integers(len(self._scenes))]
-        room = self._corpus.song_length(self._split, entry.scene) - self.length
-        if room < 0:
-            raise AudioError(
-                f"{entry.scene.music} is shorter than a segment of {self.length / SAMPLE_RATE:g} s; lower segment_s."
-            )
+        room = self._lengths[entry.scene.at_ear_song] - self.length
         return entry, self.segment(entry.scene, int(generator.integers(room + 1)))
 
     def _augment(self, stems: Tensor, mixture: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
@@ -250,7 +249,7 @@ class Segments:
         """Return the gains that bring each stem and the mixture at the ears to the loudness of the whole dry song."""
         key = self._song_identity(scene.music, scene.head_loudspeaker_positions)
         if key not in self._gains:
-            length = self._corpus.song_length(self._split, scene)
+            length = self._lengths[scene.at_ear_song]
             song = self._corpus.dry_excerpt(self._split, scene.music, 0, length).float()  # exact, and twice as fast
             hrtf = self._corpus.hrtf(scene.head_loudspeaker_positions)
             # One signal after the other: four minutes of all five at once take several gigabytes.
@@ -272,7 +271,9 @@ def _read_gains(path: Path) -> dict[str, list[float]]:
             and len(gains) == len(SIGNALS)
             and all(type(gain) is float and gain >= 0 for gain in gains)
         ):
-            raise CorpusError(f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; move it away.")
+            raise CorpusError(
+                f"{path} holds {gains!r}, not the gains of {', '.join(SIGNALS)}; move it away and start again."
+            )
     return content
 
 

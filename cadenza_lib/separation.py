@@ -9,7 +9,7 @@ A checkpoint is a safetensors file with a JSON card of the same name beside it, 
 `architecture` ("hdemucs" or "openunmix") and its `arguments`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,14 @@ from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.errors import AudioError, ModelError, ParameterError
 from cadenza_lib.files import DATA, atomic_path, read_json, write_json
 from cadenza_lib.openunmix import OpenUnmix
-from cadenza_lib.pretrained import PRETRAINED_MODELS, fill_network, load_pretrained, load_torchaudio_hdemucs
+from cadenza_lib.pretrained import (
+    PRETRAINED_MODELS,
+    bare_names,
+    check_sources,
+    fill_network,
+    load_pretrained,
+    load_torchaudio_hdemucs,
+)
 from cadenza_lib.scenes import STEMS
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "save_checkpoint",
     "save_stems",
     "select_device",
+    "sum_to_stems",
 ]
 
 BOUNDS = ("oracle", "mixture")
@@ -207,10 +215,9 @@ def network_separator(
     The network sees the mixture normalised as in the recipe, unless it is an Open-Unmix.
     """
     network = network.to(device).eval()
-    order = [sources.index(stem) for stem in STEMS]
 
     def forward(chunk: Tensor) -> Tensor:
-        return network(chunk[None])[0, order]
+        return sum_to_stems(network(chunk[None])[0], sources)
 
     def separate(song: AtEarSong) -> Tensor:
         if song.sample_rate != SAMPLE_RATE:
@@ -234,6 +241,26 @@ def network_separator(
         return stems
 
     return separate
+
+
+def sum_to_stems(estimates: Tensor, sources: Sequence[str]) -> Tensor:
+    """Return a network's sources as the four stems: those of other names, such as guitar and piano, join "other".
+
+    Shape:
+        - estimates: `(..., source, channel, time)`
+        - result: `(..., stem, channel, time)`
+
+    >>> estimates = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0]).reshape(5, 1, 1)
+    >>> sum_to_stems(estimates, ["drums", "bass", "guitar", "vocals", "piano"]).flatten()
+    tensor([ 8.,  1.,  2., 20.])
+    """
+    if tuple(sources) == STEMS:  # putting them in order copies them, which takes time
+        return estimates
+    named = [source if source in STEMS else "other" for source in sources]
+    if sorted(named) == sorted(STEMS):
+        return estimates[..., [named.index(stem) for stem in STEMS], :, :]
+    places = [[place for place, name in enumerate(named) if name == stem] for stem in STEMS]
+    return torch.stack([estimates[..., group, :, :].sum(-3) for group in places], dim=-3)
 
 
 def input_statistics(network: torch.nn.Module, mixture: Tensor) -> tuple[Tensor, Tensor]:
@@ -356,7 +383,7 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
     card = read_json(card_path)
     try:
         architecture, arguments = card["architecture"], card["arguments"]
-        sources = tuple(arguments["sources"])
+        sources = tuple(map(str, arguments["sources"]))
     except (KeyError, TypeError) as error:
         raise ModelError(
             f"{card_path} does not describe a network ({error}); it needs an architecture and its arguments."
@@ -365,10 +392,9 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         raise ModelError(
             f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
         )
-    if sorted(map(str, sources)) != sorted(STEMS):
-        raise ModelError(f"{card_path} has the sources {list(sources)}; they must be {sorted(STEMS)} in some order.")
+    check_sources(sources, str(card_path))
     try:
-        state = load_file(path)
+        state = bare_names(load_file(path))
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is not a readable safetensors file ({error}); copy or train it again.") from error
     remedy = f"use the {card_path.name} that was written with it"
@@ -378,7 +404,7 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         fill_network(outline, state, path, remedy)
         network = ARCHITECTURES[architecture](**arguments)
         fill_network(network, state, path, remedy)
-        _try_out(network.eval())
+        _try_out(network.eval(), len(sources))
     except ModelError:
         raise
     except Exception as error:  # networks answer to wrong arguments in many ways
@@ -390,11 +416,11 @@ def _load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
 
 
 @torch.inference_mode()
-def _try_out(network: torch.nn.Module) -> None:
+def _try_out(network: torch.nn.Module, n_sources: int) -> None:
     """Raise an error if a network cannot separate: some arguments that it takes make it fail, or give no numbers."""
     mixture = 1e-2 * torch.sin(torch.arange(_TRIAL_LENGTH)).expand(1, 2, -1)
     stems = network(mixture)
-    if stems.shape != (1, len(STEMS), *mixture.shape[1:]) or not torch.isfinite(stems).all():
+    if stems.shape != (1, n_sources, *mixture.shape[1:]) or not torch.isfinite(stems).all():
         raise ValueError(f"it gives stems of shape {tuple(stems.shape)}, or not finite ones")
 
 

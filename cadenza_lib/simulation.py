@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
-from cadenza_lib.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, length_on_disk, read_record
-from cadenza_lib.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.files import file_name, find_path, locked, make_directory, write_errors, write_json
+from cadenza_lib.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, read_record, signal_file
+from cadenza_lib.errors import CorpusError, ParameterError
+from cadenza_lib.files import file_name, locked, make_directory, write_errors, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
 
 __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
@@ -72,7 +72,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
     CorpusError
         If the split has no dry songs, or its metadata cannot be used.
     AudioError
-        If a dry song has no readable mixture.
+        If a file of a dry song or an HRTF is missing or unusable, the five files of a song differ in length, or it is
+        too short.
     """
     split = corpus.split(split_name)
     unknown = [scene.music for scene in split.scenes.values() if scene.music not in split.songs]
@@ -82,14 +83,8 @@ def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
             f"{unknown[0]!r}; where its songs come at the ears, unpack those."
         )
     songs = at_ear_metadata(split)
-    lengths = {
-        name: length_on_disk(corpus.music_folder(split.songs[name]))
-        for name in {entry["Original Track Name"] for entry in songs.values()}
-    }
-    song_bytes = {
-        name: len(SIGNALS) * (_HEADER_BYTES + _BYTES_PER_SAMPLE * lengths[entry["Original Track Name"]])
-        for name, entry in songs.items()
-    }
+    lengths = corpus.check_songs(split, split.scenes.values(), dry=True)
+    song_bytes = {name: len(SIGNALS) * (_HEADER_BYTES + _BYTES_PER_SAMPLE * length) for name, length in lengths.items()}
     missing = tuple(
         name
         for name, entry in songs.items()
@@ -196,11 +191,7 @@ def _simulate_file(
 ) -> None:
     """Write one signal of a dry song as it sounds at each head position."""
     folder = corpus.music_folder(corpus.split(split_name).songs[song])
-    path = find_path(folder / f"{signal}.wav", folder)
-    dry = read_audio(path, SAMPLE_RATE)
-    length = length_on_disk(folder)
-    if dry.shape[-1] != length:
-        raise AudioError(f"{path} has {dry.shape[-1]} samples but mixture.wav has {length}; download the song again.")
+    dry = read_audio(signal_file(folder, signal), SAMPLE_RATE)
     dry_lufs = integrated_loudness(dry, SAMPLE_RATE)
     for name in names:
         heard = loudspeakers_to_ears(dry, corpus.hrtf(songs[name]["Head Position"]))

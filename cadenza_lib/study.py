@@ -125,7 +125,9 @@ def load_study(path: Path | str, overrides: Mapping[str, str] | None = None) -> 
             )
         steps[name] = Step(name, notebook, tuple(points))
     if unused:
-        raise ParameterError(f"{path} has no notebook with the parameter {', '.join(sorted(unused))}; remove it.")
+        raise ParameterError(
+            f"{path} has no notebook with the parameter {', '.join(sorted(unused))}; correct its name or leave it out."
+        )
     return Study(path.stem, str(content.get("title", path.stem)), tuple(steps.values()))
 
 

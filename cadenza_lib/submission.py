@@ -102,7 +102,7 @@ def _expected_files(evaluation_dir: Path, split: Split) -> dict[Path, Pair]:
     if lost := [file for file in files if file not in there]:
         raise CorpusError(f"{lost[0]} does not exist, one of {len(lost)} of {len(files)}; evaluate again with --force.")
     if others := sorted(there - files.keys()):
-        raise CorpusError(f"{others[0]} belongs to no pair of split {split.name!r}; remove it.")
+        raise CorpusError(f"{others[0]} belongs to no pair of split {split.name!r}; move it elsewhere.")
     return files
 
 

@@ -273,6 +273,7 @@ class Sweep:
         split = self.split(on.split)
         wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
         if self._missing(candidates, on):
+            open_corpus(self._settings.corpus).check_songs(split, [split.scenes[pair.scene] for pair in on.pairs])
             with self._locked_table():  # where another process may have scored some
                 missing = self._missing(candidates, on)
                 total = sum(map(len, missing.values()))
@@ -422,7 +423,9 @@ def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
                     raise ValueError(f"it lacks a number in the row {row}")
                 rows[key] = (song, *numbers)
     except (ValueError, OSError) as error:
-        raise CorpusError(f"{path} is not a table of scores ({error}); choose another directory.") from error
+        raise CorpusError(
+            f"{path} is not a table of scores ({error}); repair it, or sweep into another directory."
+        ) from error
     return rows
 
 

@@ -171,7 +171,10 @@ class Inputs:
 
 
 def claim_run(out_dir: Path, config: Config, inputs: Inputs) -> None:
-    """Mark a directory as that of a run, or refuse if it is another's; corpus and weights may have moved."""
+    """Mark a directory as that of a run, or refuse if it is another's that has begun; what it names may have moved."""
+    if not (out_dir / "metrics.jsonl").exists():
+        for name in ("inputs.json", "config.json"):
+            (out_dir / name).unlink(missing_ok=True)
     claim(out_dir / "inputs.json", inputs)
     claim(out_dir / "config.json", config, _MAY_CHANGE)
 

@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 import soundfile
@@ -109,6 +111,53 @@ def test_a_symmetric_head_hears_mirrored_loudspeakers_mirrored():
 def test_angles_behind_the_head_are_refused():
     with pytest.raises(ParameterError, match=r"120.* outside -90 to 90"):
         acoustics.spherical_head_hrtf(-30, 120)
+
+
+def _with_sizes(content: bytes, riff: int, data: int) -> bytes:
+    """Return a WAV file whose header gives other sizes of the file and of its samples."""
+    place = content.index(b"data") + 4
+    return content[:4] + struct.pack("<I", riff) + content[8:place] + struct.pack("<I", data) + content[place + 4 :]
+
+
+@pytest.mark.parametrize(
+    ("riff", "data"), [(0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFF024, 0x7FFFF000), (0x80000024, 0x80000000), (8, 0)]
+)
+def test_sound_that_was_written_to_a_pipe_is_read_completely(tmp_path, riff, data):
+    samples = np.random.default_rng(0).integers(-9000, 9000, (1000, 2)).astype(np.int16)
+    soundfile.write(tmp_path / "x.wav", samples, 44100, subtype="PCM_16")
+    (tmp_path / "x.wav").write_bytes(_with_sizes((tmp_path / "x.wav").read_bytes(), riff, data))
+    assert acoustics.read_header(tmp_path / "x.wav", 44100).frames == 1000
+    np.testing.assert_array_equal(acoustics.read_audio(tmp_path / "x.wav", 44100).numpy().T * 32768, samples)
+
+
+def test_sound_whose_header_promises_nothing_is_refused(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.full((1000, 2), 0.1), 44100, subtype="PCM_16")
+    (tmp_path / "x.wav").write_bytes(_with_sizes((tmp_path / "x.wav").read_bytes(), 0, 0))
+    with pytest.raises(
+        AudioError, match=r"x\.wav is empty: it holds 0 samples by its header; write or download it again"
+    ):
+        acoustics.read_audio(tmp_path / "x.wav", 44100)
+
+
+def test_flac_that_does_not_say_how_long_it_is_is_refused(tmp_path):
+    soundfile.write(tmp_path / "x.flac", np.full((1000, 2), 0.1), 44100)
+    content = bytearray((tmp_path / "x.flac").read_bytes())
+    content[21] &= 0xF0  # the highest of 36 bits that count samples
+    content[22:26] = bytes(4)
+    (tmp_path / "x.flac").write_bytes(content)
+    with pytest.raises(AudioError, match=r"x\.flac does not say how many samples it has, as if written to a pipe"):
+        acoustics.read_audio(tmp_path / "x.flac", 44100)
+
+
+@pytest.mark.parametrize("format", ["WAV", "RF64", "AIFF"])
+def test_sound_that_is_cut_off_is_never_read_short(tmp_path, format):
+    path = tmp_path / "x"
+    soundfile.write(path, np.full((1000, 2), 0.1), 44100, subtype="PCM_16", format=format)
+    assert acoustics.read_header(path, 44100).frames == 1000
+    path.write_bytes(path.read_bytes()[:-100])
+    for part in ({}, {"start": 0, "stop": 10}):
+        with pytest.raises(AudioError, match=r"x is cut off: \d+ of \d+ bytes; copy or download it again"):
+            acoustics.read_audio(path, 44100, **part)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,13 @@
 """Errors are one line that can be printed and written, whatever they tell of."""
 
+import ast
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+import cadenza_lib
 from cadenza_lib.errors import AudioError, CadenzaError, ParameterError
 
 
@@ -26,6 +30,20 @@ def test_long_message_keeps_its_beginning_and_its_remedy() -> None:
     assert line.startswith("/data/x.json holds 999")
     assert line.endswith("999; repair it.")
     assert len(line) < 1300
+
+
+def test_no_message_advises_to_delete_what_a_person_has_made_or_paid_for() -> None:
+    advice = re.compile(r"\b(delete|erase|remove)\b|\brm ", re.IGNORECASE)
+    messages = [
+        (path.name, node.value)
+        for path in sorted(Path(cadenza_lib.__file__).parent.rglob("*.py"))
+        for error in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(error, ast.Call)
+        for node in ast.walk(error)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert len(messages) > 1000
+    assert [message for message in messages if advice.search(message[1])] == []
 
 
 def test_message_survives_the_way_to_another_process() -> None:

@@ -360,19 +360,43 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         separation.load(str(path))
 
 
+@pytest.mark.parametrize(
+    ("key", "prefix"),
+    [
+        ("state_dict", ""),
+        ("state_dict", "model."),
+        ("model_state_dict", "module."),
+        ("model", "_orig_mod."),
+        ("state", ""),
+    ],
+)
+def test_a_checkpoint_as_trainers_wrap_it_is_read(tmp_path, official_network, key, prefix):
+    state = official_network.state_dict()
+    torch.save(state, tmp_path / "plain.pt")
+    wrapped = {key: {f"{prefix}{name}": value for name, value in state.items()}, "epoch": 3, "optimizer": {"lr": 0.1}}
+    torch.save(wrapped, tmp_path / "mine.pt")
+    plain, _ = separation.load_network(str(tmp_path / "plain.pt"))
+    mine, sources = separation.load_network(str(tmp_path / "mine.pt"))
+    assert list(sources) == SOURCES
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in mine.state_dict().items())
+
+
 @pytest.mark.parametrize("content", [torch.zeros(3), {"epoch": 3}, [1, 2]])
 def test_a_file_of_something_else_is_refused(tmp_path, content):
     path = tmp_path / "weights.pt"
     torch.save(content, path)
-    with pytest.raises(ModelError, match="it is not a dictionary of tensors"):
+    with pytest.raises(ModelError, match="it is not a dictionary of tensors, nor has one as state_dict") as raised:
         separation.load(str(path))
+    assert str(raised.value).endswith("copy it again, or save its weights alone.")
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(OpenUnmix(STEMS, SMALL_HIDDEN_SIZE).state_dict(), path)
-    with pytest.raises(ModelError, match=r"weights\.pt holds weights of another network .*hdemucs_high_musdbhq_only"):
+    expected = r"weights\.pt holds weights of another network .* and \d+ more.*hdemucs_high_musdbhq_only"
+    with pytest.raises(ModelError, match=expected) as raised:
         separation.load(str(path))
+    assert len(str(raised.value)) < 300 + len(str(path))
 
 
 def test_weights_that_are_not_a_number_are_refused(tmp_path, official_network):

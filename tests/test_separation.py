@@ -1,18 +1,20 @@
 import json
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 from demucs.hdemucs import HDemucs
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cadenza_lib import separation
 from cadenza_lib.corpus import AtEarSong
 from cadenza_lib.demo import tiny_song
 from cadenza_lib.errors import AudioError, CorpusError, ModelError, ParameterError
 from cadenza_lib.files import DATA
+from cadenza_lib.finetune import separate_segments
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -319,6 +321,91 @@ def test_a_demucs_bag_is_called_with_its_own_order_of_sources(monkeypatch):
     estimate = separation.load("mdx", "cpu")(song)
     assert estimate.shape == song.stems.shape
     assert estimate.isfinite().all()
+
+
+SIX = ["drums", "bass", "other", "vocals", "guitar", "piano"]  # in the order of htdemucs_6s
+
+
+def test_guitar_and_piano_of_a_model_with_six_sources_join_other(monkeypatch):
+    from demucs.apply import BagOfModels, apply_model
+
+    torch.manual_seed(0)
+    bag = BagOfModels([HDemucs(**{**ARCHITECTURE, "sources": SIX}, segment=4)]).eval()
+    monkeypatch.setattr("demucs.pretrained.get_model", lambda _: bag)
+    song = tiny_song()
+    estimate = separation.load("htdemucs_6s", "cpu")(song)
+    mono = song.mixture.mean(0)
+    mean, deviation = mono.mean(), mono.std(correction=0)
+    six = apply_model(bag, ((song.mixture - mean) / deviation).float()[None], shifts=0)[0].double()
+    expected = torch.stack([six[3], six[0], six[1], six[2] + six[4] + six[5]]) * deviation + mean
+    torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-5)
+    assert six[4].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (STEMS, [1, 2, 4, 8]),
+        (("drums", "bass", "other", "vocals"), [8, 1, 2, 4]),
+        (SIX, [8, 1, 2, 4 + 16 + 32]),
+        (("vocals", "drums", "bass", "guitar", "piano"), [1, 2, 4, 8 + 16]),  # without an other of its own
+    ],
+)
+def test_sources_of_any_order_and_number_become_the_four_stems(sources, expected):
+    estimates = 2.0 ** torch.arange(len(sources)).reshape(-1, 1, 1).expand(-1, 2, 3)
+    stems = separation.sum_to_stems(estimates[None], sources)
+    assert stems.shape == (1, 4, 2, 3)
+    assert stems[0, :, 0, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("architecture", ["hdemucs", "hdemucs_masked", "openunmix"])
+def test_a_checkpoint_with_further_sources_separates_and_can_be_trained_on(architecture, tmp_path):
+    arguments = {"sources": SIX, "hidden_size": 4, "n_fft": 512, "hop_length": 128}
+    arguments = arguments if architecture == "openunmix" else {**ARCHITECTURE, "sources": SIX}
+    torch.manual_seed(0)
+    network, path = separation.ARCHITECTURES[architecture](**arguments), tmp_path / "six.safetensors"
+    separation.save_checkpoint(network, path, {"architecture": architecture, "arguments": arguments}, torch.float32)
+    loaded, sources = separation.load_network(str(path))
+    song = tiny_song(0.5)
+    estimate = separation.network_separator(loaded, sources, torch.device("cpu"))(song)
+    with torch.no_grad():
+        ours = separate_segments(loaded, sources, song.mixture.float()[None])[0].double()
+    torch.testing.assert_close(ours, estimate, rtol=0, atol=1e-6)
+    assert estimate.shape == song.stems.shape
+    if architecture == "hdemucs_masked":  # whose sources sum to the mixture; the recipe adds its mean to each stem
+        expected = song.mixture + 3 * song.mixture.mean()
+        torch.testing.assert_close(estimate.sum(0), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "sources", [["vocals", "accompaniment"], ["vocals", "drums", "bass"], ["vocals", "drums", "bass", "bass", "other"]]
+)
+def test_a_network_that_cannot_give_the_four_stems_is_refused(checkpoint, sources, monkeypatch):
+    card = json.loads(checkpoint.with_suffix(".json").read_text())
+    card["arguments"]["sources"] = sources
+    checkpoint.with_suffix(".json").write_text(json.dumps(card))
+    expected = "vocals, drums and bass must be among them, and at least one more, which becomes other"
+    with pytest.raises(ModelError, match=rf"random\.json separates the sources .*; {expected}"):
+        separation.load(str(checkpoint))
+    monkeypatch.setattr("demucs.pretrained.get_model", lambda _: SimpleNamespace(sources=sources))
+    with pytest.raises(ModelError, match=rf"The model 'mdx' separates the sources .*; {expected}"):
+        separation.load("mdx")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "model.", "module._orig_mod.", "model._orig_mod.module."])
+def test_a_checkpoint_is_read_whatever_compilers_and_trainers_put_before_its_names(checkpoint, prefix):
+    song = tiny_song(0.5)
+    expected = separation.load(str(checkpoint), "cpu")(song)
+    save_file({f"{prefix}{name}": value for name, value in load_file(checkpoint).items()}, checkpoint)
+    assert torch.equal(separation.load(str(checkpoint), "cpu")(song), expected)
+
+
+def test_a_checkpoint_of_another_network_is_refused_in_a_short_sentence(checkpoint):
+    save_file({f"student.{name}": value for name, value in load_file(checkpoint).items()}, checkpoint)
+    expected = r'holds weights of another network \(Missing key.* "[^"]+" and \d+ more\); use the random\.json'
+    with pytest.raises(ModelError, match=expected) as raised:
+        separation.load(str(checkpoint))
+    assert len(str(raised.value)) < 300 + len(str(checkpoint))
 
 
 def test_a_network_without_a_checkpoint_gets_a_card_that_builds_it_again():

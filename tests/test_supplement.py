@@ -34,6 +34,12 @@ def write(path: Path, seed: int, length: int = 22050, channels: int = 2, rate: i
     return samples
 
 
+def write_song(folder: Path, seed: int = 0, suffix: str = ".wav", **how: int) -> None:
+    """Write the five files of a song, noise of its seed."""
+    for index, stem in enumerate((*STEMS, "mixture")):
+        write(folder / f"{stem}{suffix}", 10 * seed + index, **how)
+
+
 def opened(root: Path, split: str) -> tuple[Corpus, dict[str, torch.Tensor]]:
     """Draw scenes for an imported split, check it, and return its songs with the mixture last."""
     draw_scenes(Corpus(root), split, like="train")
@@ -58,14 +64,34 @@ def test_song_of_moisesdb_in_a_folder_that_is_not_utf_8_is_refused(root: Path, t
 
 def test_folder_in_musdb18_layout_is_linked_not_copied(root: Path, tmp_path: Path) -> None:
     music = tmp_path / "musdb18hq"
-    for seed, name in enumerate(("train/Song A", "train/Song B", "test/Song C")):
-        for index, stem in enumerate((*STEMS, "mixture")):
-            write(music / name / f"{stem}.wav", 10 * seed + index)
-    assert import_songs(music, root, "extra", progress=False) == ["Song A", "Song B", "Song C"]
+    for name in ("train/Song A", "train/Song B"):
+        write_song(music / name)
+    assert import_songs(music, root, "extra", progress=False) == {"Song A": "added", "Song B": "added"}
     _, songs = opened(root, "extra")
-    expected = soundfile.read(music / "test/Song C/bass.wav")[0]
-    np.testing.assert_array_equal(songs["Song C"][2].numpy().T, expected)
-    assert (root / "audio/music/extra/Song C/bass.wav").is_symlink()
+    expected = soundfile.read(music / "train/Song B/bass.wav")[0]
+    np.testing.assert_array_equal(songs["Song B"][2].numpy().T, expected)
+    assert (root / "audio/music/extra/Song B/bass.wav").is_symlink()
+
+
+@pytest.mark.parametrize("names", [("train/A", "test/B"), ("Train/A", "test/B"), ("train/A", "B")])
+def test_songs_of_two_splits_do_not_join_one(names: tuple[str, str], root: Path, tmp_path: Path) -> None:
+    for name in names:
+        write_song(tmp_path / "music" / name)
+    with pytest.raises(
+        CorpusError, match=r"music has songs both in .* and in .*; import one of them at a time, such as"
+    ):
+        import_songs(tmp_path / "music", root, "extra", progress=False)
+    assert not (root / "audio/music/extra").exists()
+    assert list(import_songs(tmp_path / "music" / names[0].split("/")[0], root, "extra", progress=False)) == ["A"]
+
+
+def test_songs_of_moisesdb_in_two_splits_do_not_join_one(root: Path, tmp_path: Path) -> None:
+    card = {"artist": "A", "song": "B", "stems": [{"stemName": "bass", "tracks": [{"id": "1", "extension": "wav"}]}]}
+    for split in ("train", "test"):
+        write(tmp_path / "moisesdb" / split / f"song of {split}/bass/1.wav", 0)
+        (tmp_path / "moisesdb" / split / f"song of {split}/data.json").write_text(json.dumps(card))
+    with pytest.raises(CorpusError, match=r"moisesdb has songs both in test and in train"):
+        import_songs(tmp_path / "moisesdb", root, "extra", progress=False)
 
 
 def test_stems_of_moisesdb_sum_to_vocals_drums_bass_other(root: Path, tmp_path: Path) -> None:
@@ -114,15 +140,117 @@ def test_table_of_paths_may_lack_stems_and_mixture(root: Path, tmp_path: Path) -
 
 
 def test_import_adds_to_a_split_and_can_be_repeated(root: Path, tmp_path: Path) -> None:
-    for seed, name in enumerate(("a/One", "b/Two")):
-        for index, stem in enumerate((*STEMS, "mixture")):
-            write(tmp_path / name / f"{stem}.wav", 10 * seed + index)
+    for seed, name in enumerate(("a/One", "b/Two", "c/One")):
+        write_song(tmp_path / name, seed)
     import_songs(tmp_path / "a", root, "both", progress=False)
-    assert import_songs(tmp_path / "b", root, "both", progress=False) == ["One", "Two"]
-    assert import_songs(tmp_path / "b", root, "both", progress=False) == ["One", "Two"]
-    shutil.copytree(tmp_path / "a/One", tmp_path / "c/One")
-    with pytest.raises(CorpusError, match="has a song 'One' already, from elsewhere"):
+    assert import_songs(tmp_path / "b", root, "both", progress=False) == {"Two": "added"}
+    assert import_songs(tmp_path / "b", root, "both", progress=False) == {"Two": "kept"}
+    with pytest.raises(CorpusError, match=rf"both/One holds a song from {tmp_path}/a, and {tmp_path}/c has another"):
         import_songs(tmp_path / "c", root, "both", progress=False)
+    _, songs = opened(root, "both")
+    assert list(songs) == ["One", "Two"]
+    np.testing.assert_array_equal(songs["One"][0].numpy().T, soundfile.read(tmp_path / "a/One/vocals.wav")[0])
+
+
+def test_second_album_whose_table_has_the_same_relative_name_is_refused(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed, album in enumerate(("first", "second")):
+        write(tmp_path / album / "v.wav", seed)
+        (tmp_path / album / "songs.csv").write_text("song,vocals,drums,bass,other\nTrack 01,v.wav,,,\n")
+    arguments = ["data", "import", "songs.csv", str(root), "--split", "mine"]
+    monkeypatch.chdir(tmp_path / "first")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"Split mine of {root}: 1 added, 0 kept, 0 replaced.\n"
+    monkeypatch.chdir(tmp_path / "second")
+    assert main(arguments) == 1
+    expected = f"Track 01 holds a song from {tmp_path}/first/songs.csv, and {tmp_path}/second/songs.csv has another"
+    assert expected in capsys.readouterr().err
+
+
+def test_corrected_row_replaces_its_song_alone(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    takes = [write(tmp_path / f"take {number}.wav", number) for number in (1, 2)]
+    table = tmp_path / "songs.csv"
+    row = "song,vocals,drums,bass,other\nSame,take 1.wav,,,\nCorrected,take {},,,\n"
+    arguments = ["data", "import", str(table), str(root), "--split", "mine"]
+    for number, told in (
+        (1, "2 added, 0 kept, 0 replaced"),
+        (1, "0 added, 2 kept"),
+        (2, "0 added, 1 kept, 1 replaced"),
+    ):
+        table.write_text(row.format(f"{number}.wav"))
+        assert main(arguments) == 0
+        assert told in capsys.readouterr().out
+    _, songs = opened(root, "mine")
+    np.testing.assert_array_equal(songs["Corrected"][0].numpy().T, takes[1])
+    np.testing.assert_array_equal(songs["Same"][0].numpy().T, takes[0])
+
+
+def test_linked_song_whose_files_change_is_seen_as_changed(root: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "music/One")
+    assert import_songs(tmp_path / "music", root, "mine", progress=False) == {"One": "added"}
+    write(tmp_path / "music/One/bass.wav", 99)
+    assert import_songs(tmp_path / "music", root, "mine", progress=False) == {"One": "replaced"}
+    assert import_songs(tmp_path / "music", root, "mine", progress=False) == {"One": "kept"}
+
+
+def test_music_that_has_moved_is_linked_anew(root: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "here/One")
+    import_songs(tmp_path / "here", root, "mine", progress=False)
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert import_songs(tmp_path / "there", root, "mine", progress=False) == {"One": "replaced"}
+    assert (root / "audio/music/mine/One/bass.wav").resolve() == tmp_path / "there/One/bass.wav"
+
+
+def test_songs_that_lie_in_the_corpus_become_part_of_it_where_they_are(root: Path) -> None:
+    folder = root / "audio/music/mine/One"
+    write_song(folder)
+    before = sorted(folder.iterdir())
+    assert import_songs(folder.parent, root, "mine", progress=False) == {"One": "added"}
+    assert import_songs(folder.parent, root, "mine", progress=False) == {"One": "kept"}
+    assert sorted(folder.iterdir()) == before
+    assert not (folder / "bass.wav").is_symlink()
+    (folder / "mixture.wav").unlink()
+    with pytest.raises(CorpusError, match="One lacks a mixture or is mono; move it out of the corpus"):
+        import_songs(folder.parent, root, "mine", progress=False)
+
+
+def test_song_that_was_not_imported_is_never_replaced(root: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "music/Tiny 1")
+    before = (root / "audio/music/train/Tiny 1/bass.wav").read_bytes()
+    with pytest.raises(CorpusError, match=r"Tiny 1 holds a song from elsewhere, and .*music has another of that name"):
+        import_songs(tmp_path / "music", root, "train", progress=False)
+    assert (root / "audio/music/train/Tiny 1/bass.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["folder", "table", "moisesdb"])
+def test_mono_is_made_stereo_by_every_way_in(way: str, root: Path, tmp_path: Path) -> None:
+    music = tmp_path / "music"
+    if way == "moisesdb":
+        for stem in STEMS:
+            write(music / f"song/{stem}/{stem}.wav", STEMS.index(stem), channels=1)
+        stems = [{"stemName": stem, "tracks": [{"id": stem, "extension": "wav"}]} for stem in STEMS]
+        (music / "song/data.json").write_text(json.dumps({"artist": "A", "song": "B", "stems": stems}))
+    else:
+        write_song(music / "One", channels=1)
+    if way == "table":
+        cells = ",".join(f"One/{stem}.wav" for stem in (*STEMS, "mixture"))
+        (music / "songs.csv").write_text(f"song,{','.join(STEMS)},mixture\nOne,{cells}\n")
+    import_songs(music / "songs.csv" if way == "table" else music, root, "mono", progress=False)
+    _, songs = opened(root, "mono")
+    (song,) = songs.values()
+    expected = np.random.default_rng(0).integers(-20000, 20000, (22050, 1)) / 32768
+    np.testing.assert_array_equal(song[0].numpy().T, expected.repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_song_without_a_mixture_or_in_flac_is_imported(suffix: str, root: Path, tmp_path: Path) -> None:
+    write_song(tmp_path / "music/One", suffix=suffix)
+    (tmp_path / f"music/One/mixture{suffix}").unlink()
+    assert [line.status for line in check_data(tmp_path / "music")] == ["OK", "NOTE", "OK"]
+    import_songs(tmp_path / "music", root, "mine", progress=False)
+    _, songs = opened(root, "mine")
+    np.testing.assert_allclose(songs["One"][-1].numpy(), songs["One"][:-1].sum(0).numpy(), rtol=0, atol=1e-7)
 
 
 def bad_source(tmp_path: Path, case: str) -> Path:
@@ -140,6 +268,17 @@ def bad_source(tmp_path: Path, case: str) -> Path:
             write(source / "A" / f"{stem}.wav", 0)
     elif case == "card of something else":
         (source / "data.json").write_text('{"artist": "A"}')
+    elif case == "no stems":
+        (tmp_path / "songs.csv").write_text("song,vocals,drums,bass,other\nA,,,,\n")
+    elif case.startswith(("folder of", "mixture", "six", "short", "cut")):
+        write_song(source / "A first")
+        how = {"rate": 48000} if "48" in case else {"channels": 6} if "six" in case else {}
+        write_song(source / "B", length=15000 if case == "short" else 22050, **how)
+        if case.startswith("mixture"):
+            write(source / "B/mixture.wav", 4, 22050 + int(case.split()[1]))
+        if case == "cut off":
+            path = source / "B/bass.wav"
+            path.write_bytes(path.read_bytes()[:30000])
     elif case == "other rate":
         write(tmp_path / "v.wav", 0, rate=48000)
         (tmp_path / "songs.csv").write_text("song,vocals,drums,bass,other\nA,v.wav,,,\n")
@@ -159,6 +298,18 @@ def bad_source(tmp_path: Path, case: str) -> Path:
             CorpusError,
             r"data\.json is not the card of a song of MoisesDB \(KeyError\('song'\)\)",
         ),
+        ("no stems", CorpusError, "song 'A' has none of vocals, drums, bass, other"),
+        ("folder of 48 kHz", AudioError, r"B/vocals\.wav has a sample rate of 48000 Hz, not 44100"),
+        ("six channels", AudioError, r"B/vocals\.wav has 6 channel\(s\), not 1 or 2"),
+        (
+            "mixture 600 longer",
+            AudioError,
+            r"B/vocals\.wav has 22050 samples but the mixture .*B/mixture\.wav has 22650",
+        ),
+        ("mixture -2000 longer", AudioError, r"B/vocals\.wav has 22050 samples but the mixture .* has 20050"),
+        ("mixture 1 longer", AudioError, r"B/vocals\.wav has 22050 samples but the mixture .* has 22051"),
+        ("short", AudioError, r"song 'B' lasts 0\.340 s, but its loudness needs 0\.4 s"),
+        ("cut off", AudioError, r"B/bass\.wav is cut off: 30000 of 88244 bytes"),
         ("other rate", AudioError, r"v\.wav has a sample rate of 48000 Hz, not 44100"),
     ],
 )

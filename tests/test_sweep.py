@@ -128,7 +128,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False).scores([Candidate((1.0, 0.0))], pairs)
     path = tmp_path / "scores.csv"
     path.write_text(path.read_text().replace(",True,", ",perhaps,"))
-    with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*choose another"):
+    with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
         Sweep(corpus, MODELS, tmp_path, progress=False)
 
 
