@@ -5,7 +5,8 @@ notebook, what the notebook wrote to its `out_dir`, and `manifest.json`, which i
 finished run; a finished run whose notebook, parameters and input files have not changed is not run again.
 
 Each notebook runs in a kernel of its own, a process of this interpreter that talks over sockets in a private
-directory: kernels on TCP race for ports. A run holds the lock of its directory, and so does its kernel: if the process
+directory: kernels on TCP race for ports. What a person has set up for kernels of their own, by environment variables or
+in an IPython profile, does not reach it. A run holds the lock of its directory, and so does its kernel: if the process
 that started it dies, the kernel ends within about a second, and only then can another process take the run up. So no
 run is made twice at once, whoever starts it. A kernel works in the directory of its notebook, as it does under
 JupyterLab, so a relative path in a default means the same everywhere; a path that is given as a parameter is relative
@@ -42,7 +43,17 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
-from cadenza_lib.files import absolute_path, locked, make_directory, read_json, read_text, write_errors, write_json
+from cadenza_lib.executors import child_environment
+from cadenza_lib.files import (
+    absolute_path,
+    locked,
+    make_directory,
+    read_json,
+    read_text,
+    sync,
+    write_errors,
+    write_json,
+)
 
 __all__ = [
     "Parameter",
@@ -62,6 +73,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 _DISK_ERRORS = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
 _MOST_VALUES = 100_000  # of a YAML file
+_START_TIMEOUT_S = 600  # of a kernel; loading libraries from a shared file system takes minutes
 _PACKAGES = ("cadenza-companion", "demucs", "numpy", "pandas", "papermill", "pyclarity", "scipy", "torch")
 
 
@@ -425,7 +437,8 @@ def _run_kernel(run: Run, lock: int, progress: bool) -> None:
             progress_bar=progress,
             # Not `cwd=`, by which papermill changes the directory of this whole process.
             resources={"metadata": {"path": str(run.notebook.parent)}},
-            kernel_manager_class=_kernel_manager_class(lock),
+            start_timeout=_START_TIMEOUT_S,  # a kernel that dies meanwhile is noticed within a second
+            kernel_manager_class=_kernel_manager_class(lock, sockets),
             config=Config(
                 KernelManager={
                     "transport": "tcp" if os.name == "nt" else "ipc",
@@ -433,9 +446,10 @@ def _run_kernel(run: Run, lock: int, progress: bool) -> None:
                 }
             ),
         )
+    sync(run.out_dir)  # before the manifest says that all is there
 
 
-def _kernel_manager_class(lock: int) -> type:
+def _kernel_manager_class(lock: int, profile: Path) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -448,11 +462,11 @@ def _kernel_manager_class(lock: int) -> type:
                 argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
                 display_name="Python 3",
                 language="python",
-                env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"},  # the debugger warns about frozen modules
             )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             """Let the kernel inherit the lock: it ends a little later than a process that was killed."""
+            options["env"] = child_environment() | {"IPYTHONDIR": str(profile), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
             inherited = {} if os.name == "nt" else {"pass_fds": (lock,)}
             await super()._async_launch_kernel(kernel_cmd, **options, **inherited)
 
@@ -535,7 +549,11 @@ def git_state(path: Path) -> dict[str, Any] | None:
 
 def _git(path: Path, *arguments: str) -> str:
     command = ["git", "-C", str(path.parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    # Where a hook of git runs this, these name another repository.
+    misleading = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
+    environment = {name: value for name, value in os.environ.items() if name not in misleading}
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", env=environment)
+    return done.stdout.strip()
 
 
 def package_version(package: str) -> str | None:

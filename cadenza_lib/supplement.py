@@ -26,6 +26,7 @@ from cadenza_lib.files import (
     find_path,
     is_inside,
     make_directory,
+    publish,
     read_json,
     read_table,
     write_json,
@@ -216,7 +217,7 @@ def _place(folder: Path, files: Sources) -> None:
                 os.symlink(files[name][0], unfinished / f"{name}.wav")
         else:
             _write_sums(unfinished, files)
-        unfinished.replace(folder)
+        publish(unfinished, folder)
     except (soundfile.LibsndfileError, OSError) as error:
         raise CorpusError(f"{folder} cannot be written ({error}); make room on a disk that can hold links.") from error
     finally:
