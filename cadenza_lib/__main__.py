@@ -1,7 +1,9 @@
 """The `cadenza` command."""
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for add in (_add_check, _add_run, _add_data, _add_submit):
         add(commands)
     options = parser.parse_args(arguments)
+    if arguments is None:
+        _set_up_interpreter()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("cadenza_lib").setLevel(logging.INFO)
     try:
@@ -30,6 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cadenza: interrupted", file=sys.stderr)
         return 130
+
+
+def _set_up_interpreter() -> None:
+    """Let a shell's settings of Python neither break file names nor make errors of warnings or of what is printed.
+
+    Python reads some of them only when it starts, so that it may have to start again.
+    """
+    if "PYTHONWARNINGS" in os.environ or sys.getfilesystemencoding() != "utf-8":
+        os.environ.pop("PYTHONWARNINGS", None)
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 # Each command adds its own parser and sets `function`. Libraries are imported when a command runs: help is quick.

@@ -5,11 +5,14 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.requirements import Requirement
+
+from cadenza_lib.executors import THREAD_VARIABLES, core_count, thread_limit
 
 __all__ = ["CheckLine", "environment_report", "main"]
 
@@ -34,7 +37,7 @@ class CheckLine:
 
 
 def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
-    """Look at Python, packages, device, disk, demo checkpoint and data.
+    """Look at Python, packages, device, disk, settings of the shell, demo checkpoint and data.
 
     Parameters
     ----------
@@ -48,6 +51,8 @@ def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
         _check_torchaudio(),
         _check_device(),
         _check_disk(Path.cwd()),
+        _check_temporary_directory(),
+        *_check_variables(),
         _check_demo_checkpoint(_ROOT / "data"),
         _check_corpus(None if corpus is None else Path(corpus).expanduser()),
     ]
@@ -109,9 +114,7 @@ def _check_device() -> CheckLine:
     try:
         import torch
 
-        detail = (
-            torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
-        )
+        detail = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {core_count()} cores"
     except Exception as error:  # a broken build fails in its own ways: ImportError, OSError, RuntimeError
         return CheckLine(False, "device", f"torch does not load ({error}); reinstall it")
     return CheckLine(True, "device", detail)
@@ -123,6 +126,31 @@ def _check_disk(directory: Path) -> CheckLine:
     return CheckLine(
         ok, "disk", f"{free_gb:.1f} GB free in {directory}{'' if ok else f'; {_MIN_FREE_GB} GB are needed'}"
     )
+
+
+def _check_temporary_directory() -> CheckLine:
+    try:
+        return CheckLine(True, "temporary files", tempfile.gettempdir())
+    except FileNotFoundError:
+        return CheckLine(False, "temporary files", "no directory for them can be written; set TMPDIR to one")
+
+
+def _check_variables() -> list[CheckLine]:
+    """Name the environment variables that are not used because their values cannot be."""
+    complaints = {}
+    if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
+        complaints["TMPDIR"] = f"{folder} is no directory that can be written"
+    for name in THREAD_VARIABLES:
+        if os.environ.get(name) and thread_limit(name) is None:
+            complaints[name] = f"{os.environ[name]!r} is no number of threads"
+    try:
+        import matplotlib  # noqa: F401
+    except ValueError:
+        complaints["MPLBACKEND"] = f"{os.environ.get('MPLBACKEND')!r} is no backend of matplotlib"
+    return [
+        CheckLine(False, name, f"{complaint}; correct or unset it", required=False)
+        for name, complaint in complaints.items()
+    ]
 
 
 def _check_demo_checkpoint(data: Path) -> CheckLine:

@@ -25,6 +25,7 @@ from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.corpus import Corpus, Split
 from cadenza_lib.demo import open_corpus, tiny_listener, tiny_song
+from cadenza_lib.executors import child_environment
 from cadenza_lib.finetune import separate_segments
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.pretrained import PRETRAINED_MODELS
@@ -148,7 +149,8 @@ class Calibration:
     @functools.cached_property
     def start_s(self) -> float:
         """Seconds that it takes to start a notebook and load what it imports."""
-        return _timed(lambda: subprocess.run([sys.executable, "-c", _START], check=True))
+        command = [sys.executable, "-c", _START]
+        return _timed(lambda: subprocess.run(command, check=True, env=child_environment()))
 
     def seconds(self, work: Work) -> float:
         """Return how long a run takes that computes this.

@@ -130,7 +130,7 @@ class Explorer(ipw.VBox):
         with figures.style():  # sets global parameters for a moment, which threads must not
             takes = stages.stage_takes(stages.run_chain(excerpt, setting))
             self._figure = draw_stages([takes[name] for name in _TURNED], setting.listener)
-        self._canvas, self._background = _freeze(self._figure)
+            self._canvas, self._background = _freeze(self._figure)
         self._turned_s = time.monotonic()
         self._answer()
         self._watch()
@@ -316,7 +316,8 @@ class Explorer(ipw.VBox):
             for line in axes.lines:
                 axes.draw_artist(line)
         picture = io.BytesIO()
-        imsave(picture, np.asarray(self._canvas.buffer_rgba()), format="png", pil_kwargs={"compress_level": 1})
+        pixels = np.asarray(self._canvas.buffer_rgba())
+        imsave(picture, pixels, format="png", origin="upper", pil_kwargs={"compress_level": 1})
         self.picture.value = picture.getvalue()
 
     def _tell(self, html: str) -> None:

@@ -55,8 +55,8 @@ _AUDIOGRAM_LIMITS_DB_HL = (120, -10)  # inverted: worse hearing is lower
 
 
 def style() -> AbstractContextManager[None]:
-    """Return the context in which figures are made: `with figures.style(): ...`."""
-    return plt.style.context(Path(__file__).with_name("cadenza.mplstyle"))
+    """Return the context in which figures are made, whatever a matplotlibrc says: `with figures.style(): ...`."""
+    return plt.style.context(Path(__file__).with_name("cadenza.mplstyle"), after_reset=True)
 
 
 def panels(names: Sequence[str], per_row: int = 3) -> Iterator[tuple[str, Axes]]:
@@ -414,7 +414,7 @@ def save(figure: Figure, path: Path | str, data: pd.DataFrame) -> list[Path]:
     """
     files = [Path(path).with_suffix(suffix) for suffix in (".png", ".pdf", ".csv")]
     for file in files[:2]:
-        with atomic_path(file) as temporary:
+        with atomic_path(file) as temporary, style():
             figure.savefig(temporary)
     with atomic_path(files[2]) as temporary:
         data.to_csv(temporary, index=False)

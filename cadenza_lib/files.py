@@ -2,6 +2,7 @@
 
 What is not complete yet is called `.<name>.unfinished<suffix>`, always the same for a file: who writes it the next time
 writes over what a process left that was killed, so nothing needs to be cleaned up, and a lock keeps two writers apart.
+A file gets its name once its content is on the disk, so that what has a name is whole after a power cut too.
 Other hidden files are locks, `.lock` or `.<what>.lock`; they stay, and mean nothing while nobody holds them.
 """
 
@@ -51,6 +52,7 @@ __all__ = [
     "normal_form",
     "parse_json",
     "parse_number",
+    "publish",
     "read_json",
     "read_metadata",
     "read_rows",
@@ -58,6 +60,7 @@ __all__ = [
     "read_text",
     "regular_file",
     "repair_table",
+    "sync",
     "write_errors",
     "write_json",
 ]
@@ -133,7 +136,10 @@ def make_directory(path: Path | str) -> Path:
     """
     path = absolute_path(path)
     try:
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in new:
+            _sync_one(folder.parent)
         # os.access says yes to root on a read-only file system, so try it.
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -209,10 +215,55 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     with write_errors(path), _open_alone(temporary):
         try:
             yield temporary
-            temporary.replace(path)
+            publish(temporary, path)
         except BaseException:
             with suppress(OSError):  # the disk may be what failed
                 temporary.unlink()
+            raise
+
+
+def publish(unfinished: Path, path: Path) -> None:
+    """Give a file, or a directory with files, its final name, once all of it is on the disk.
+
+    Raises
+    ------
+    OSError
+        If the file system cannot do it.
+    """
+    sync(unfinished)
+    unfinished.replace(path)
+    _sync_one(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or a directory with all files in it, is on the disk.
+
+    Raises
+    ------
+    OSError
+        If the disk fails.
+    """
+    for folder, _, names in os.walk(path):
+        for file in (Path(folder, name) for name in names):
+            if file.is_file() and not file.is_symlink():
+                _sync_one(file)
+        _sync_one(Path(folder))
+    if not path.is_dir():
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    if sys.platform == "win32":  # which syncs only what is open for writing
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # EINVAL: the file system syncs no directories; the others: it may be written but not read, or is gone.
+        if error.errno not in (errno.EINVAL, errno.EACCES, errno.ENOENT):
             raise
 
 

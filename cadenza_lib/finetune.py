@@ -39,7 +39,8 @@ from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.estimates import model_identity, weights_identity
 from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import atomic_path, make_directory, regular_file, write_errors, write_json
+from cadenza_lib.executors import child_environment
+from cadenza_lib.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
 from cadenza_lib.identity import digest, results_lock
 from cadenza_lib.scenes import Pair, choose_pairs
 from cadenza_lib.segments import Batch, Prefetcher, Segments, training_scenes
@@ -342,6 +343,7 @@ class _Run:
         """Write the last weights, then the training state: a state that is there says that all before it is."""
         if not self.first:
             return
+        sync(self.out_dir / "metrics.jsonl")
         self._save_checkpoint("last")
         state = {
             "network": self.network.state_dict(),
@@ -411,6 +413,7 @@ class _Run:
 def _fabric(config: Config) -> "Fabric":
     """Return the process's Fabric; under torchrun it finds the other processes by the environment."""
     from lightning_fabric import Fabric  # takes seconds to import, which nothing else needs
+    from lightning_fabric.plugins.environments import LightningEnvironment
 
     processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
     if config.batch_size % processes:
@@ -418,7 +421,12 @@ def _fabric(config: Config) -> "Fabric":
     device = select_device(config.device)
     if processes == 1:
         chosen: list[int] | int = 1 if device.type == "cpu" else [device.index or 0]
-        return Fabric(accelerator=device.type, devices=chosen, precision=config.precision)  # type: ignore[arg-type]
+        return Fabric(
+            accelerator=device.type,
+            devices=chosen,
+            precision=config.precision,  # type: ignore[arg-type]
+            plugins=LightningEnvironment(),  # or SLURM's variables would make it one of several processes
+        )
     local = int(os.environ["LOCAL_WORLD_SIZE"])
     fabric = Fabric(
         accelerator=device.type,
@@ -435,12 +443,12 @@ def _launch(config: Config, out_dir: Path, lock: int) -> Result:
     """Run the processes of a run on this machine under torchrun, and return its result."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
     command += ["-m", "cadenza_lib.finetune", str(out_dir / "config.json"), str(out_dir)]
-    path = os.pathsep.join(part for part in (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")) if part)
     done = subprocess.run(
         command,
         stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
+        encoding="utf-8",
+        errors="replace",
+        env=child_environment(),
         pass_fds=() if os.name == "nt" else (lock,),  # torchrun lives on if this process is killed
     )
     if done.returncode:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import locked, make_directory, regular_file
+from cadenza_lib.files import locked, make_directory, publish, regular_file
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -261,7 +261,7 @@ def _fetch(url: str, folder: Path) -> Path:
             finally:
                 if partial.exists() and partial.stat().st_size == 0:
                     partial.unlink()
-            partial.replace(path)
+            publish(partial, path)
     except (OSError, HTTPException, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{path.name} could not be downloaded from {url} ({error}); connect to the internet once, "

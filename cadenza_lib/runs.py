@@ -8,7 +8,8 @@ What the notebook keeps in its directory has a finer identity (see `identity`), 
 that is forced computes everything again.
 
 Each notebook runs in a kernel of its own, a process of this interpreter that talks over sockets in a private
-directory: kernels on TCP race for ports. A run holds the lock of its directory, and so does its kernel: if the process
+directory: kernels on TCP race for ports. What a person has set up for kernels of their own, by environment variables or
+in an IPython profile, does not reach it. A run holds the lock of its directory, and so does its kernel: if the process
 that started it dies, the kernel ends within about a second, and only then can another process take the run up. So no
 run is made twice at once, whoever starts it. A kernel works in the directory of its notebook, as it does under
 JupyterLab, so a relative path in a default means the same everywhere; a path that is given as a parameter is relative
@@ -46,6 +47,7 @@ import yaml
 
 from cadenza_lib import errors
 from cadenza_lib.errors import CadenzaError, ParameterError
+from cadenza_lib.executors import child_environment
 from cadenza_lib.files import (
     DATA,
     absolute_path,
@@ -53,6 +55,7 @@ from cadenza_lib.files import (
     make_directory,
     read_json,
     read_text,
+    sync,
     write_errors,
     write_json,
 )
@@ -79,6 +82,7 @@ __all__ = [
 _LOGGER = logging.getLogger(__name__)
 _DISK_ERRORS = {os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)}
 _MOST_VALUES = 100_000  # of a YAML file
+_START_TIMEOUT_S = 600  # of a kernel; loading libraries from a shared file system takes minutes
 _PACKAGES = ("cadenza-companion", "demucs", "numpy", "pandas", "papermill", "pyclarity", "scipy", "torch")
 
 
@@ -479,7 +483,8 @@ def _run_kernel(run: Run, lock: int, force: str, progress: bool) -> None:
             progress_bar=progress,
             # Not `cwd=`, by which papermill changes the directory of this whole process.
             resources={"metadata": {"path": str(run.notebook.parent)}},
-            kernel_manager_class=_kernel_manager_class(lock, force),
+            start_timeout=_START_TIMEOUT_S,  # a kernel that dies meanwhile is noticed within a second
+            kernel_manager_class=_kernel_manager_class(lock, sockets, force),
             config=Config(
                 KernelManager={
                     "transport": "tcp" if os.name == "nt" else "ipc",
@@ -487,9 +492,10 @@ def _run_kernel(run: Run, lock: int, force: str, progress: bool) -> None:
                 }
             ),
         )
+    sync(run.out_dir)  # before the manifest says that all is there
 
 
-def _kernel_manager_class(lock: int, force: str) -> type:
+def _kernel_manager_class(lock: int, profile: Path, force: str) -> type:
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
@@ -502,14 +508,15 @@ def _kernel_manager_class(lock: int, force: str) -> type:
                 argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
                 display_name="Python 3",
                 language="python",
-                env={
-                    "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger warns about frozen modules
-                    FORCE_VARIABLE: force,
-                },
             )
 
         async def _async_launch_kernel(self, kernel_cmd: list[str], **options: Any) -> None:
             """Let the kernel inherit the lock: it ends a little later than a process that was killed."""
+            options["env"] = child_environment() | {
+                "IPYTHONDIR": str(profile),
+                "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger warns about frozen modules
+                FORCE_VARIABLE: force,
+            }
             inherited = {} if os.name == "nt" else {"pass_fds": (lock,)}
             await super()._async_launch_kernel(kernel_cmd, **options, **inherited)
 
@@ -592,7 +599,11 @@ def git_state(path: Path) -> dict[str, Any] | None:
 
 def _git(path: Path, *arguments: str) -> str:
     command = ["git", "-C", str(path.parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    # Where a hook of git runs this, these name another repository.
+    misleading = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"}
+    environment = {name: value for name, value in os.environ.items() if name not in misleading}
+    done = subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", env=environment)
+    return done.stdout.strip()
 
 
 def package_version(package: str) -> str | None:

@@ -24,7 +24,8 @@ from tqdm import tqdm
 from cadenza_lib.acoustics import SAMPLE_RATE, loudspeakers_to_ears, read_audio, to_16bit
 from cadenza_lib.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, read_record, signal_file
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.files import file_name, locked, make_directory, write_errors, write_json
+from cadenza_lib.executors import core_count
+from cadenza_lib.files import file_name, locked, make_directory, publish, write_errors, write_json
 from cadenza_lib.loudness import integrated_loudness, matching_gain
 
 __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
@@ -107,7 +108,7 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
     split_name
         Whose scenes are simulated.
     jobs
-        Number of files at the same time; default: torch's number of threads, usually one per core. Each takes about
+        Number of files at the same time; default: torch's number of threads, at most one per core. Each takes about
         ten times as much memory as it is large on the disk.
     progress
         Show a bar.
@@ -126,7 +127,7 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
     AudioError
         If a file is missing or unusable, or the five files of a song differ in length.
     """
-    jobs = torch.get_num_threads() if jobs is None else jobs
+    jobs = min(torch.get_num_threads(), core_count()) if jobs is None else jobs
     if jobs < 1:
         raise ParameterError(f"jobs {jobs} must be at least 1.")
     with locked(corpus.root / ".simulation.lock"):
@@ -238,4 +239,4 @@ def _finish(folder: Path, source: str) -> None:
     with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)
-        _unfinished(folder).replace(folder)
+        publish(_unfinished(folder), folder)

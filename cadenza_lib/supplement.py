@@ -29,6 +29,7 @@ from cadenza_lib.files import (
     find_path,
     is_inside,
     make_directory,
+    publish,
     read_json,
     read_table,
     write_json,
@@ -342,7 +343,7 @@ def _place(folder: Path, files: Sources, source: Path) -> None:
         write_json(unfinished / _RECORD, {"Source": str(source), "Identity": _identity(files)})
         if folder.exists():
             shutil.rmtree(folder)
-        unfinished.replace(folder)
+        publish(unfinished, folder)
     except (soundfile.LibsndfileError, OSError) as error:
         raise CorpusError(f"{folder} cannot be written ({error}); make room on a disk that can hold links.") from error
     finally:

@@ -126,7 +126,7 @@ def test_every_import_is_provided_by_a_dependency_or_by_one_of_its_own() -> None
     direct = requirements(PYPROJECT["dependencies"])
     every = direct | requirements(*PYPROJECT["optional-dependencies"].values())
     # What jupyterlab, papermill, optuna, pyclarity and demucs are made of comes with them.
-    indirect = {"click", "jupyter-client", "nbclient", "nbconvert", "nbformat"}
+    indirect = {"click", "joblib", "jupyter-client", "nbclient", "nbconvert", "nbformat"}
     indirect |= {"llvmlite", "numba", "omegaconf", "pyloudnorm", "sqlalchemy", "torchaudio", "traitlets"}
     for module, where in modules.items():
         provided = distributions(module)

@@ -210,6 +210,34 @@ def test_study_killed_at_any_moment_and_started_again_ends_with_the_same_table(
     assert (out_dir / "index.html").exists()
 
 
+def kill_first_worker(out_dir: Path) -> threading.Thread:
+    """Start to wait for two points, each with a worker; kill that of the first with its kernel, and let them go on."""
+    marks = [out_dir / f"points/{value}/worker.txt" for value in (1, 2)]
+
+    def kill() -> None:
+        wait_for(lambda: all(mark.exists() and mark.read_text() for mark in marks))
+        workers = [int(mark.read_text()) for mark in marks]
+        assert len(set(workers)) == 2
+        os.kill(workers[0], signal.SIGKILL)
+        with (out_dir / "points/1/alone").open() as alone:
+            fcntl.flock(alone, fcntl.LOCK_EX)  # until its kernel is dead too
+        (out_dir / "points/go").touch()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    return killer
+
+
+def test_study_goes_on_when_one_of_its_processes_is_killed(write_study: Callable[[str], Path], tmp_path: Path) -> None:
+    out_dir = tmp_path / "out"
+    killer = kill_first_worker(out_dir)
+    result = run_study(load_study(write_study(STUDY % "[1, 2]")), out_dir, jobs=2)
+    killer.join()
+    assert [point.status for point in result.points] == ["finished"] * 3
+    assert [count(out_dir / f"points/{value}") for value in (1, 2)] == [2, 1]
+    check_numbers(out_dir, range(1, 3))
+
+
 # On a cluster
 
 
@@ -262,19 +290,7 @@ def test_points_of_a_killed_worker_are_finished_once_by_the_other(
     cluster: str, write_study: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out_dir = tmp_path / "out"
-    marks = [out_dir / f"points/{value}/worker.txt" for value in (1, 2)]
-
-    def kill_one() -> None:
-        wait_for(lambda: all(mark.exists() and mark.read_text() for mark in marks))
-        workers = [int(mark.read_text()) for mark in marks]
-        assert len(set(workers)) == 2
-        os.kill(workers[0], signal.SIGKILL)
-        with (out_dir / "points/1/alone").open() as alone:
-            fcntl.flock(alone, fcntl.LOCK_EX)  # until its kernel is dead too
-        (out_dir / "points/go").touch()
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
+    killer = kill_first_worker(out_dir)
     with executors.scheduler(cluster) as executor:
         result = run_study(load_study(write_study(STUDY % "[1, 2]")), out_dir, executor=executor)
     killer.join()

@@ -260,6 +260,8 @@ def test_commit_is_told_only_for_a_file_that_git_tracks(tmp_path: Path, monkeypa
     assert clean is not None
     assert len(clean["commit"]) == 40
     assert clean["dirty"] is False
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as in a git hook of another repository
+    assert runs.git_state(path) == clean
     path.write_text("2")
     assert runs.git_state(path) == {**clean, "dirty": True}
 

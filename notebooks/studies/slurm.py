@@ -25,8 +25,8 @@ def cluster(partition: str | None = None, cores: int = 1, memory: str = "8GB", w
         walltime=walltime,
         python=sys.executable,
         job_script_prologue=[f"export {name}_NUM_THREADS=1" for name in ("OMP", "MKL", "OPENBLAS", "NUMBA")]
-        + ["export CADENZA_CORES=1"],
-        local_directory="$TMPDIR",
+        + ["export CADENZA_CORES=1", '[ -w "$TMPDIR" ] || export TMPDIR=/tmp'],
+        local_directory='"$TMPDIR"',
         log_directory=str(Path.cwd() / "runs/slurm"),
         scheduler_options={"dashboard_address": None},
     )

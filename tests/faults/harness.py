@@ -99,7 +99,7 @@ def tear(event: str, path: str) -> None:
     """Leave what a process leaves that ends in the middle of a write: half of it."""
     if event == "rename" and os.path.isfile(path):
         os.truncate(path, os.path.getsize(path) // 2)
-    elif event == "fsync" and os.path.getsize(path):
+    elif event == "fsync" and os.path.isfile(path) and os.path.getsize(path):
         lines = Path(path).read_bytes().splitlines(keepends=True)
         os.truncate(path, os.path.getsize(path) - len(lines[-1]) // 2 - 1)
     elif event == "append" and os.path.isfile(path):
