@@ -58,7 +58,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def level(_: PairReference, output: Any) -> PairScore:
         calls.append("score")
-        left, right = (Components(float(np.std(signal)), *[0.5] * 6) for signal in output.signal)
+        left, right = (Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal)
         return PairScore((left, right), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
 
     def loaded(*arguments: Any) -> Any:

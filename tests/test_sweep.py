@@ -38,7 +38,7 @@ def quick_score(monkeypatch):
 
     def level(_, output):
         calls.append(output)
-        components = [Components(float(np.std(signal)), *[0.5] * 6) for signal in output.signal]
+        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
         return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
 
     monkeypatch.setattr(PairReference, "score", level)

@@ -174,7 +174,7 @@ def prepare_process() -> None:
         importlib.import_module(name)
 
     def level(_: PairReference, output: Any) -> PairScore:
-        left, right = (Components(float(np.std(signal)), *[0.5] * 6) for signal in output.signal)
+        left, right = (Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal)
         return PairScore((left, right), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
 
     PairReference.score = level
