@@ -34,7 +34,7 @@ class CheckLine:
 
 
 def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
-    """Look at Python, packages, device, disk, demo checkpoint and data.
+    """Look at Python, packages, device, disk, compiled kernels, demo checkpoint and data.
 
     Parameters
     ----------
@@ -48,6 +48,7 @@ def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
         _check_torchaudio(),
         _check_device(),
         _check_disk(Path.cwd()),
+        _check_kernels(),
         _check_demo_checkpoint(_ROOT / "data"),
         _check_corpus(None if corpus is None else Path(corpus).expanduser()),
     ]
@@ -123,6 +124,21 @@ def _check_disk(directory: Path) -> CheckLine:
     return CheckLine(
         ok, "disk", f"{free_gb:.1f} GB free in {directory}{'' if ok else f'; {_MIN_FREE_GB} GB are needed'}"
     )
+
+
+def _check_kernels() -> CheckLine:
+    """Tell where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
+    try:
+        from cadenza_lib.haaqi import kernels
+    except Exception as error:  # numba and llvmlite break in their own ways
+        return CheckLine(False, "kernels", f"HAAQI does not load ({error}); reinstall numba")
+    directory = kernels.neural.stats.cache_path
+    if directory is None:
+        detail = "no directory can keep compiled kernels, so that each process compiles them anew, for ten seconds or so"
+        return CheckLine(
+            False, "kernels", f"{detail}; set NUMBA_CACHE_DIR to a directory that can be written", required=False
+        )
+    return CheckLine(True, "kernels", f"kept in {directory}")
 
 
 def _check_demo_checkpoint(data: Path) -> CheckLine:
