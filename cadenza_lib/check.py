@@ -134,10 +134,8 @@ def _check_kernels() -> CheckLine:
         return CheckLine(False, "kernels", f"HAAQI does not load ({error}); reinstall numba")
     directory = kernels.neural.stats.cache_path
     if directory is None:
-        detail = "no directory can keep compiled kernels, so that each process compiles them anew, for ten seconds or so"
-        return CheckLine(
-            False, "kernels", f"{detail}; set NUMBA_CACHE_DIR to a directory that can be written", required=False
-        )
+        detail = "kept nowhere, so that each process compiles them anew; set NUMBA_CACHE_DIR to a directory to write to"
+        return CheckLine(False, "kernels", detail, required=False)
     return CheckLine(True, "kernels", f"kept in {directory}")
 
 

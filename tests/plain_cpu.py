@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 PLAIN_CPU = {
-    "NPY_DISABLE_CPU_FEATURES": " ".join(np.show_config(mode="dicts")["SIMD Extensions"]["found"]),
+    "NPY_DISABLE_CPU_FEATURES": " ".join(np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])),
     "OPENBLAS_CORETYPE": "Prescott",
     "NUMBA_CPU_NAME": "generic",
     "NUMBA_CPU_FEATURES": "",
