@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help env demo test test-lowest faults lint lab clean
+.PHONY: help env demo test test-plain-cpu test-lowest faults lint lab clean
 
 help:
 	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
 	@echo "make test   run all tests"
+	@echo "make test-plain-cpu   the tests of exactness as on a processor without AVX (x86)"
 	@echo "make test-lowest   the same at the lowest versions of the dependencies that pyproject.toml promises"
 	@echo "make faults   kill long operations, fill their disk and more, and see what a restart makes of it (half an hour)"
 	@echo "make lint   check style and types"
@@ -26,6 +27,9 @@ demo: env
 
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+
+test-plain-cpu: env
+	OMP_NUM_THREADS=1 $(BIN)/python tests/plain_cpu.py $(BIN)/python -m pytest --numprocesses 2 -m "exact and not slow"
 
 test-lowest: .venv-lowest/.installed
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 $(TESTS)

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from numba import njit
 from scipy.fft import fft, ifft, next_fast_len
 from torch import Tensor
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.listeners import EARS
 from cadenza_lib.loudness import loudness_matching_gain
@@ -313,7 +313,7 @@ def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> N
         result[start:stop] = ifft(spectrum, overwrite_x=True)[:, lead:].reshape(-1)[: stop - start]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _filter_pair(spectrum, direct, crossed):  # type: ignore[no-untyped-def]
     """Replace spectra `(block, frequency)` of loudspeakers by those of the ears."""
     blocks, size = spectrum.shape

@@ -37,7 +37,7 @@ class CheckLine:
 
 
 def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
-    """Look at Python, packages, device, disk, settings of the shell, demo checkpoint and data.
+    """Look at Python, packages, device, disk, kernels, settings of the shell, demo checkpoint and data.
 
     Parameters
     ----------
@@ -53,6 +53,7 @@ def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
         _check_disk(Path.cwd()),
         _check_temporary_directory(),
         *_check_variables(),
+        _check_kernels(),
         _check_demo_checkpoint(_ROOT / "data"),
         _check_corpus(None if corpus is None else Path(corpus).expanduser()),
     ]
@@ -151,6 +152,19 @@ def _check_variables() -> list[CheckLine]:
         CheckLine(False, name, f"{complaint}; correct or unset it", required=False)
         for name, complaint in complaints.items()
     ]
+
+
+def _check_kernels() -> CheckLine:
+    """Tell where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
+    try:
+        from cadenza_lib.haaqi import kernels
+    except Exception as error:  # numba and llvmlite break in their own ways
+        return CheckLine(False, "kernels", f"HAAQI does not load ({error}); reinstall numba")
+    directory = kernels.neural.stats.cache_path
+    if directory is None:
+        detail = "kept nowhere, so that each process compiles them anew; set NUMBA_CACHE_DIR to a directory to write to"
+        return CheckLine(False, "kernels", detail, required=False)
+    return CheckLine(True, "kernels", f"kept in {directory}")
 
 
 def _check_demo_checkpoint(data: Path) -> CheckLine:

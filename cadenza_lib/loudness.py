@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from scipy.signal import lfilter
 from torch import Tensor
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.errors import AudioError
 
 __all__ = [
@@ -231,7 +231,7 @@ def _energy_in_one_pass(signal: Tensor, sample_rate: int, lower: list[int], uppe
     return torch.from_numpy(energy).reshape(*signal.shape[:-1], len(lower))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _weighted_energy(signal, biquads, borders, pieces):  # type: ignore[no-untyped-def]
     """Write the energy of one or two K-weighted channels between borders to `pieces`, `(channel, piece)`.
 

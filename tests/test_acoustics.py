@@ -12,11 +12,12 @@ from recipes.cad_icassp_2024.generate_dataset.generate_at_mic_musdb18 import (
 )
 from scipy.signal import lfilter
 from signals import ten_kinds
+from tolerances import CHAIN
 
 from cadenza_lib import acoustics
 from cadenza_lib.errors import AudioError, ParameterError
 
-EXACT = 1e-9  # float64 on both sides; what is left is the rounding of FFT convolution
+pytestmark = pytest.mark.exact
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_at_ear_signals_equal_the_official_generators(kind, hrtf):
     dry = ten_kinds()[kind]
     left, right = (loudspeaker.numpy().T for loudspeaker in hrtf)
     expected = normalise_lufs_level(apply_hrtf(dry.numpy().T, left, right), dry.numpy().T, 44100)
-    np.testing.assert_allclose(acoustics.at_ears(dry, hrtf).numpy().T, expected, atol=EXACT)
+    np.testing.assert_allclose(acoustics.at_ears(dry, hrtf).numpy().T, expected, atol=CHAIN)
 
 
 BLOCK = 4096 - 234  # new samples in an overlap-save block of 4096 with 235 taps; sixteen blocks are one chunk

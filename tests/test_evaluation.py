@@ -14,6 +14,7 @@ from clarity.evaluator.haaqi import compute_haaqi
 from clarity.utils.flac_encoder import read_flac_signal, save_flac_signal
 from clarity.utils.signal_processing import compute_rms, resample
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
+from tolerances import HAAQI_PYCLARITY
 
 from cadenza_lib import evaluation
 from cadenza_lib.corpus import Corpus
@@ -24,8 +25,6 @@ from cadenza_lib.haaqi import Components
 from cadenza_lib.listeners import EARS
 from cadenza_lib.scenes import STEMS, choose_pairs
 from cadenza_lib.separation import load
-
-SCORE_TOLERANCE = 1e-9  # HAAQI of the same signals with the same noise
 
 
 def _recipe_score(song, stems, gains_db, listener, scene, flac):
@@ -70,6 +69,7 @@ def _cut(song, duration_s):
     return replace(song, stems=song.stems[..., :length], mixture=song.mixture[..., :length])
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("source", ["cadenza_mini", "demo"])
 def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
     is_demo = source == "demo"
@@ -84,8 +84,8 @@ def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
     output = evaluation.enhance(song, stems, gains_db, listener)
     ours = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
     expected = _recipe_score(song, stems, data.gains[scene.gain], listener, pair.scene, tmp_path / "x.flac")
-    assert ours.haaqi == pytest.approx(expected, abs=SCORE_TOLERANCE)
-    assert ours.mean == pytest.approx(np.mean(expected), abs=SCORE_TOLERANCE)
+    assert ours.haaqi == pytest.approx(expected, abs=HAAQI_PYCLARITY)
+    assert ours.mean == pytest.approx(np.mean(expected), abs=HAAQI_PYCLARITY)
 
 
 def test_parts_of_a_score_combine_to_it_and_a_kept_reference_gives_the_same(corpus):

@@ -1,9 +1,4 @@
-"""HAAQI equals pyclarity's, number by number; what pyclarity leaves undefined is an error.
-
-Tolerance: the issue asks for 2e-8 and hopes for 1e-9. Measured: at most 3e-9 in signals of one or two seconds, 1e-9
-from ten seconds on. Half of that is pyclarity's own rounding (its direct-form gammatone filter is good to 8e-8 at
-80 Hz), the other half comes from storing envelopes as float32, whose error near threshold counts.
-"""
+"""HAAQI equals pyclarity's, number by number; what pyclarity leaves undefined is an error."""
 
 import multiprocessing
 import os
@@ -15,17 +10,16 @@ import numpy as np
 import pytest
 from clarity.evaluator.haaqi import compute_haaqi as pyclarity_haaqi
 from clarity.evaluator.haaqi import haaqi_v1
+from clarity.evaluator.haspi import eb
 from clarity.utils.audiogram import Audiogram
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import signal as dsp
+from tolerances import HAAQI_PYCLARITY, HAAQI_STORAGE
 
 from cadenza_lib.errors import AudioError, CadenzaError, ParameterError
 from cadenza_lib.haaqi import HaaqiReference, compute_haaqi, haaqi_components
 from cadenza_lib.haaqi.score import _threads
-
-EXACT = 1e-9
-EXACT_SHORT = 5e-9  # below ten seconds
 
 FREQUENCIES = [250, 500, 1000, 2000, 4000, 6000]
 CLINICAL = [125, 250, 750, 1500, 3000, 4500, 6000, 8000]
@@ -131,27 +125,58 @@ CASES = {
 }
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("name", CASES)
 def test_score_and_generator_equal_pyclarity(name):
     process, seconds, audiogram, options = CASES[name]
     reference = music(round(24000 * seconds))
     ours, theirs, our_next, their_next = both(process(reference), reference, audiogram=audiogram, **options)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
     assert np.array_equal(our_next, their_next)
 
 
+def gammatone_in_stages(reference, reference_bandwidth, processed, processed_bandwidth, sample_rate, centre):
+    """pyclarity's `gammatone_basilar_membrane` as four filters of first order, which are well conditioned."""
+    size, step, erb = len(reference), 2 * np.pi / sample_rate, 24.7 + centre / 9.26449
+    sine, cosine = eb.gammatone_bandwidth_demodulation(size, step, centre, np.zeros(size), np.zeros(size))
+    filtered = []
+    for signal, bandwidth in ((reference, reference_bandwidth), (processed, processed_bandwidth)):
+        pole = np.exp(-bandwidth * step * erb * 1.019)
+        gain = 2 * (1 - pole) ** 4 / (1 + 4 * pole + 4 * pole**2)
+        baseband = gain * np.stack((signal * cosine, signal * sine))
+        for _ in range(4):
+            baseband = dsp.lfilter([1], [1, -pole], baseband)
+        real, imaginary = dsp.lfilter([1, 4 * pole, 4 * pole**2], [1], baseband)
+        filtered += [np.hypot(real, imaginary), real * cosine + imaginary * sine]
+    return filtered
+
+
+# Those that differ most from pyclarity's own score, and those in which its rounding and ours are largest.
+@pytest.mark.exact
+@pytest.mark.parametrize("name", ["late by 80 ms", "filtered", "band-pass", "level1 of 40 dB, hardly audible", "64 ms"])
+def test_what_is_left_is_rounding_in_pyclaritys_gammatone_filters(name, monkeypatch):
+    monkeypatch.setattr(eb, "gammatone_basilar_membrane", gammatone_in_stages)
+    process, seconds, audiogram, options = CASES[name]
+    reference = music(round(24000 * seconds))
+    ours, theirs, *_ = both(process(reference), reference, audiogram=audiogram, **options)
+    assert ours == pytest.approx(theirs, abs=HAAQI_STORAGE)
+
+
+@pytest.mark.exact
 def test_signals_on_the_scale_of_int16_equal_pyclarity():
     reference = music(14400) * 32768
     ours, theirs, *_ = both(reference + 2000 * noisy(0 * reference), reference, level1=0.0, equalisation=2)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
+@pytest.mark.exact
 def test_silence_before_after_and_within_reference_equals_pyclarity():
     reference = np.concatenate((np.zeros(3000), music(9000), np.zeros(4000), music(6000, 1), np.zeros(2000)))
     ours, theirs, *_ = both(noisy(reference), reference, level1=85.0, equalisation=2)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("processed_rate", "reference_rate"),
     [(16000, 16000), (32000, 32000), (44100, 44100), (48000, 48000), (48000, 24000), (24000, 32000)],
@@ -160,24 +185,27 @@ def test_resampling_equals_pyclarity(processed_rate, reference_rate):
     processed = noisy(music(round(0.6 * processed_rate), sample_rate=processed_rate))
     reference = music(round(0.6 * reference_rate), sample_rate=reference_rate)
     ours, theirs, *_ = both(processed, reference, processed_rate, reference_rate, level1=85.0)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("processed_length", "reference_length"), [(14400, 20000), (20000, 14400), (14399, 14501)])
 def test_longer_signal_is_cut_as_in_pyclarity(processed_length, reference_length):
     reference = music(20000)
     ours, theirs, *_ = both(noisy(reference)[:processed_length], reference[:reference_length], level1=85.0)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1), (np.int16, 20000)])
 def test_float32_and_integer_samples_equal_pyclarity(dtype, scale):
     reference = (scale * music(14400)).astype(dtype)
     processed = (scale * dull(music(14400))).astype(dtype)
     ours, theirs, *_ = both(processed, reference, level1=85.0 - 20 * np.log10(scale), equalisation=2)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
+@pytest.mark.exact
 @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_distortion_at_any_level_equals_pyclarity(data):
@@ -196,7 +224,7 @@ def test_any_distortion_at_any_level_equals_pyclarity(data):
     np.random.seed(1)
     theirs = pyclarity_haaqi(processed, reference, 24000, 24000, audiogram, equalisation, level1)
     ours = compute_haaqi(processed, reference, 24000, 24000, audiogram, equalisation, level1, seed=1)
-    assert ours == pytest.approx(theirs, abs=EXACT_SHORT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
 
 
 @pytest.mark.slow
@@ -204,7 +232,7 @@ def test_ten_seconds_equal_pyclarity():
     reference = music(240000, 3)
     processed = np.clip(noisy(reference), -0.2, 0.2)
     ours, theirs, our_next, their_next = both(processed, reference, level1=90.0, equalisation=2)
-    assert ours == pytest.approx(theirs, abs=EXACT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
     assert np.array_equal(our_next, their_next)
 
 
@@ -213,23 +241,25 @@ def test_thirty_seconds_of_unequal_length_equal_pyclarity():
     reference = music(720000, 4)
     processed = late(reverberant(reference), 20)[:700001]
     ours, theirs, our_next, their_next = both(processed, reference, level1=80.0)
-    assert ours == pytest.approx(theirs, abs=EXACT)
+    assert ours == pytest.approx(theirs, abs=HAAQI_PYCLARITY)
     assert np.array_equal(our_next, their_next)
 
 
+@pytest.mark.exact
 def test_components_equal_haaqi_v1():
     reference, audiogram = music(14400), AUDIOGRAMS["sloping"]
     np.random.seed(4)
     score, nonlinear, linear, raw = haaqi_v1(reference, 24000, noisy(reference), 24000, audiogram, 2, 85.0)
     ours = haaqi_components(noisy(reference), reference, 24000, 24000, audiogram, 2, 85.0, seed=4)
-    assert [ours.score, ours.nonlinear, ours.linear] == pytest.approx([score, nonlinear, linear], abs=EXACT_SHORT)
+    assert [ours.score, ours.nonlinear, ours.linear] == pytest.approx([score, nonlinear, linear], abs=HAAQI_PYCLARITY)
     found = [ours.cepstral_correlation, ours.fine_structure, ours.loudness, ours.spectrum]
-    assert found == pytest.approx(raw, abs=EXACT_SHORT)
+    assert found == pytest.approx(raw, abs=HAAQI_PYCLARITY)
 
 
 # The cases and the numbers of pyclarity's own test suite, tests/evaluator/haaqi/test_haaqi.py.
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize(
     ("levels", "frequencies"),
     [([10, 20, 30, 40, 50, 60], FREQUENCIES), ([10, 20, 40, 50, 60], [250, 500, 2000, 4000, 6000])],
@@ -241,6 +271,7 @@ def test_published_score_of_two_noises(levels, frequencies):
     assert score == pytest.approx(0.113759275, abs=1e-9)
 
 
+@pytest.mark.exact
 def test_published_score_of_two_noises_at_level_65():
     np.random.seed(0)
     reference, processed = np.random.uniform(-1, 1, 8000), np.random.uniform(-1, 1, 8000)
@@ -272,6 +303,7 @@ def test_random_state_goes_on_from_ear_to_ear_as_global_generator_does():
     assert generator.random() == np.random.random()
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("noise", ["pyclarity", "hashed", None])
 def test_score_does_not_depend_on_threads(noise):
     reference = music(20000)
@@ -305,6 +337,7 @@ def test_omp_num_threads_limits_threads_unless_they_are_given(monkeypatch):
 # A reference that is kept.
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("noise", ["pyclarity", "hashed", None])
 @pytest.mark.parametrize("equalisation", [1, 2])
 def test_reference_scores_each_candidate_exactly_as_single_call_does(noise, equalisation):

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 
 ORDER = (
     "errors",
+    "compiled",
     "files",
     "identity",
     "executors",

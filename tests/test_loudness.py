@@ -3,6 +3,7 @@ import pyloudnorm
 import pytest
 import torch
 from signals import ten_kinds
+from tolerances import LOUDNESS_LU
 
 from cadenza_lib.errors import AudioError
 from cadenza_lib.loudness import (
@@ -14,14 +15,14 @@ from cadenza_lib.loudness import (
     matching_gain,
 )
 
-LOUDNESS_TOLERANCE_LU = 1e-6  # float64 on both sides; they differ in the order of summation
+pytestmark = pytest.mark.exact
 
 
 @pytest.mark.parametrize("kind", ten_kinds())
 def test_loudness_equals_pyloudnorm(kind):
     signal = ten_kinds()[kind]
     expected = pyloudnorm.Meter(44100).integrated_loudness(signal.numpy().T)
-    assert float(integrated_loudness(signal, 44100)) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+    assert float(integrated_loudness(signal, 44100)) == pytest.approx(expected, abs=LOUDNESS_LU)
 
 
 @pytest.mark.parametrize("kind", ten_kinds())
@@ -29,7 +30,7 @@ def test_loudness_that_can_be_differentiated_equals_pyloudnorm_too(kind):
     signal = ten_kinds()[kind]
     expected = pyloudnorm.Meter(44100).integrated_loudness(signal.numpy().T)
     measured = integrated_loudness(signal.requires_grad_(), 44100).detach()
-    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_LU)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])
@@ -37,7 +38,7 @@ def test_loudness_of_one_to_five_channels_as_they_lie_in_a_file_equals_pyloudnor
     signal = np.random.default_rng(channels).normal(size=(44100, channels)) * np.linspace(0.05, 0.2, channels)
     expected = pyloudnorm.Meter(44100).integrated_loudness(signal)
     measured = integrated_loudness(torch.from_numpy(signal).T, 44100)
-    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_LU)
 
 
 def test_matching_gain_of_silence_is_that_of_80_dB_below_full_scale():
@@ -50,7 +51,7 @@ def test_loudness_equals_pyloudnorm_at_every_rate_and_length(sample_rate, extra)
     signal = np.random.default_rng(extra).normal(size=(int(0.4 * sample_rate) + extra, 2)) * 0.1
     expected = pyloudnorm.Meter(sample_rate).integrated_loudness(signal)
     measured = integrated_loudness(torch.from_numpy(signal.T), sample_rate)
-    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+    assert float(measured) == pytest.approx(expected, abs=LOUDNESS_LU)
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.2, 0.5, 0.3), (1.0, -0.9, 2.0), (0.0, 0.0, 0.0)])
@@ -60,7 +61,7 @@ def test_loudness_of_a_weighted_sum_follows_from_inner_products_gates_included(w
     weights = torch.tensor(weights, dtype=torch.float64)
     expected = pyloudnorm.Meter(44100).integrated_loudness(torch.einsum("n,nct->ct", weights, signals).numpy().T)
     power = torch.einsum("n,bnm,m->b", weights, block_gram(signals, 44100), weights)
-    assert float(gated_loudness(power)) == pytest.approx(expected, abs=LOUDNESS_TOLERANCE_LU)
+    assert float(gated_loudness(power)) == pytest.approx(expected, abs=LOUDNESS_LU)
 
 
 def test_each_signal_of_a_batch_has_its_own_loudness():

@@ -54,6 +54,7 @@ def test_the_official_code_is_read_without_torchaudio(official):
 
 
 # 7.05 s are 304 frames, so that the Wiener filter starts anew within the signal.
+@pytest.mark.exact
 @pytest.mark.parametrize(("niter", "duration_s"), [(0, 1.0), (0, 1.2345), (1, 7.05)])
 def test_the_separation_is_that_of_the_official_code(official, niter, duration_s):
     separator = _official_separator(official, hidden_size=16, niter=niter)
@@ -69,6 +70,7 @@ def test_the_separation_is_that_of_the_official_code(official, niter, duration_s
     torch.testing.assert_close(estimate, expected, rtol=0, atol=1e-6)  # float32, and sgn for cos and sin of the phase
 
 
+@pytest.mark.exact
 def test_a_target_network_of_full_size_takes_the_official_weights(official):
     bins = openunmix.band_limit_bins(16000.0, 4096)
     theirs = official.OpenUnmix(2049, 2, 512, max_bin=bins).eval()

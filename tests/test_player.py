@@ -5,6 +5,7 @@ import numpy as np
 import pyloudnorm
 import pytest
 import soundfile
+from tolerances import LOUDNESS_LU
 
 from cadenza_lib.errors import AudioError, ParameterError
 from cadenza_lib.player import FULL_SCALE, MAX_TAKES, Player, Take, describe_take
@@ -45,7 +46,7 @@ def test_levels_are_those_that_pyloudnorm_and_the_definition_give() -> None:
     signal = music(level=0.25)
     description = describe_take(Take("x", signal, RATE))
     expected = pyloudnorm.Meter(RATE).integrated_loudness(signal.T)
-    assert description["loudness_lufs"] == pytest.approx(expected, abs=1e-6)  # LU
+    assert description["loudness_lufs"] == pytest.approx(expected, abs=LOUDNESS_LU)
     assert description["peak_dbfs"] == pytest.approx(20 * np.log10(0.25), abs=1e-9)
     silence = describe_take(Take("silence", 0 * signal, RATE))
     assert silence["loudness_lufs"] is None

@@ -149,6 +149,7 @@ class _RunsCode:
         return os.mkdir, (str(self.trace),)
 
 
+@pytest.mark.exact
 def test_torchaudios_hybrid_demucs_is_that_of_demucs_under_other_names(official_network):
     ours = HDemucs(**SMALL_HDEMUCS).eval()
     ours.load_state_dict(pretrained.rename_torchaudio_hdemucs(official_network.state_dict()))  # strictly

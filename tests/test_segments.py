@@ -46,6 +46,7 @@ def _official_song(corpus: Corpus, scene: TrainingScene) -> np.ndarray:
     return np.stack(signals)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("start", [0, 1, 200, 44100])
 def test_a_simulated_segment_is_the_slice_of_the_official_simulation(corpus, scenes, start):
     segments = _segments(corpus, scenes)

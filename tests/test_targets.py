@@ -53,6 +53,7 @@ def _recipe_signals(stems: torch.Tensor, mixture: torch.Tensor, stage: str, per_
     return np.stack(list(signals.values())) if per_stem else sum(signals.values())
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("per_stem", [True, False])
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_loss_equals_the_l1_of_the_recipes_signals(stage, per_stem):

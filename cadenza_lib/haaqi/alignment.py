@@ -6,9 +6,9 @@ few are then computed exactly. Between exact ties the lowest lag wins, as in `nu
 """
 
 import numpy as np
-from numba import njit
 from scipy import fft, signal
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.haaqi.correlation import SEARCH, correlations
 from cadenza_lib.haaqi.simd import fma, load_as_float64, splat, total
 
@@ -60,14 +60,14 @@ def broadband_delay(
     return -int(candidates[int(np.argmax(exact))])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _multiply_by_conjugate(a: np.ndarray, b: np.ndarray) -> None:
     """``b = a * conj(b)``."""
     for k in range(len(a)):
         b[k] = complex(a[k].real * b[k].real + a[k].imag * b[k].imag, a[k].imag * b[k].real - a[k].real * b[k].imag)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _above(circular: np.ndarray, bound: float, size: int) -> np.ndarray:
     """Lags from 1 - size to size - 1, ascending, at which |circular| is at least `bound`."""
     found = []
@@ -121,7 +121,7 @@ def _peak(x: np.ndarray, y: np.ndarray, coarse: np.ndarray, first_lag: int, ener
     return int(candidates[int(np.argmax(exact))])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _correlations(x: np.ndarray, y: np.ndarray, lags: np.ndarray, out: np.ndarray) -> None:
     """Sum of ``x[n + lag] * y[n]`` in float64 for ascending `lags`, four at a time, in blocks that stay in cache."""
     size, block = len(x), 4096

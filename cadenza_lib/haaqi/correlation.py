@@ -9,9 +9,9 @@ the cross-spectra of all blocks add up and one inverse FFT is enough.
 from functools import cache
 
 import numpy as np
-from numba import njit
 from scipy import fft
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.haaqi.simd import fma, load, load_columns, splat, store
 
 __all__ = ["SEARCH", "correlations"]
@@ -32,7 +32,7 @@ def correlations(x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: n
     return fft.ifft(packed, overwrite_x=True)[:, : 2 * SEARCH + 1]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _pack(sums: np.ndarray, frequencies: np.ndarray, packed: np.ndarray) -> None:
     """Spectrum of (envelope correlation) + j (BM correlation) from the two cross-spectra at f = 0 ... half."""
     quarter = np.float32(0.25)  # the two halves of the packed spectra were not divided by two
@@ -74,7 +74,7 @@ def _plan() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(rows).astype(np.float32).ravel(), here, there, frequencies[here]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _cross_spectra(
     x_env: np.ndarray,
     y_env: np.ndarray,
@@ -106,14 +106,14 @@ def _cross_spectra(
             store(sums[3], at, fma(x_bi, y_br, load(sums[3], at, 8)) - x_br * y_bi)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill(lanes: np.ndarray, x: np.ndarray, y: np.ndarray, start: int) -> None:
     """Lanes 0-7: `x` from `SEARCH` before `start` to `SEARCH` after the block; lanes 8-15: the block of `y`."""
     _fill_half(lanes, 0, x, start - SEARCH, min(start + BLOCK + SEARCH, x.shape[1]))
     _fill_half(lanes, 8, y, start, min(start + BLOCK, x.shape[1]))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fill_half(lanes: np.ndarray, lane: int, rows: np.ndarray, start: int, stop: int) -> None:
     """Put samples `start` to `stop` of the rows from the beginning of eight lanes on, zeros elsewhere."""
     size = rows.shape[1]
@@ -133,7 +133,7 @@ def _fill_half(lanes: np.ndarray, lane: int, rows: np.ndarray, start: int, stop:
         store(lanes, n * 16 + lane, zero)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _fft(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray) -> None:
     """In-place complex FFT of 16 lanes, decimation in frequency; the output order is `_frequencies`."""
     # The table of a stage of length L begins at FFT_SIZE / 4 + ... = (FFT_SIZE - L) / 3. Each part is finished before
@@ -150,7 +150,7 @@ def _fft(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray) -> None:
                     _eight(re, im, n)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _stage(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray, base: int, span: int, table: int, length: int) -> None:
     """One radix-4 stage over ``[base, base + span)`` in groups of `length`."""
     quarter = length // 4
@@ -171,7 +171,7 @@ def _stage(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray, base: int, span
             _store_product(re, im, n + 3 * step, d, splat(twiddles[at + 4], 16), splat(twiddles[at + 5], 16))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _butterfly(ar, ai, br, bi, cr, ci, dr, di):  # type: ignore[no-untyped-def]
     """Four-point DFT of a, b, c, d."""
     er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
@@ -179,13 +179,13 @@ def _butterfly(ar, ai, br, bi, cr, ci, dr, di):  # type: ignore[no-untyped-def]
     return (er + gr, ei + gi), (fr + hi, fi - hr), (er - gr, ei - gi), (fr - hi, fi + hr)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _store_product(re, im, n, value, wr, wi):  # type: ignore[no-untyped-def]
     store(re, n, value[0] * wr - value[1] * wi)
     store(im, n, fma(value[0], wi, value[1] * wr))
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _eight(re: np.ndarray, im: np.ndarray, n: int) -> None:
     """Eight-point DFT, the last two stages in registers."""
     root = splat(np.float32(np.sqrt(0.5)), 16)
@@ -212,7 +212,7 @@ def _eight(re: np.ndarray, im: np.ndarray, n: int) -> None:
     store(im, n + 112, d[1] + minus_h[1])
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _store_pair(re, im, n, a, b):  # type: ignore[no-untyped-def]
     store(re, n, a[0] + b[0])
     store(im, n, a[1] + b[1])

@@ -1,8 +1,8 @@
 """Inner loops of the fine-structure comparison: short segments of two basilar-membrane (BM) motions."""
 
 import numpy as np
-from numba import njit
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.haaqi.kernels import LANES, SMALL
 from cadenza_lib.haaqi.simd import fma, load, load_as_float64, splat, store, total
 
@@ -11,7 +11,7 @@ __all__ = ["MAX_LAG", "covariances", "tile_power"]
 MAX_LAG = 24  # samples either way, 1 ms at 24 kHz
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _segment(row: np.ndarray, start: int, window: np.ndarray, out: np.ndarray, margin: int) -> float:
     """Windowed zero-mean segment of `row` into ``out[margin:]``; returns its sum of squares. Before 0 lie zeros."""
     size = len(window)
@@ -35,7 +35,7 @@ def _segment(row: np.ndarray, start: int, window: np.ndarray, out: np.ndarray, m
     return total(lane)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _window_of(segment: int, segments: int, window: np.ndarray) -> np.ndarray:
     """Return the window, or its second half for the first and its first half for the last segment."""
     half = len(window) // 2
@@ -44,7 +44,7 @@ def _window_of(segment: int, segments: int, window: np.ndarray) -> np.ndarray:
     return window[:half] if segment == segments - 1 else window
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def tile_power(row: np.ndarray, late: int, window: np.ndarray, norms: np.ndarray, out: np.ndarray) -> None:
     """Mean square of the windowed zero-mean segments of one band: `out` is (segment,)."""
     half, segments = len(window) // 2, len(out)
@@ -55,7 +55,7 @@ def tile_power(row: np.ndarray, late: int, window: np.ndarray, norms: np.ndarray
         out[segment] = _segment(row, segment * half - late, shape, scratch, 0) * norm
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def covariances(
     x_row: np.ndarray,
     y_row: np.ndarray,

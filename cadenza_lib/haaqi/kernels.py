@@ -7,8 +7,8 @@ moves a score by about 1e-11.
 """
 
 import numpy as np
-from numba import njit
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.haaqi.simd import (
     exp2,
     fma,
@@ -36,7 +36,7 @@ DB_PER_OCTAVE = 20.0 * np.log10(2.0)  # of amplitude
 TINY = 1e-140
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def middle_ear(signal: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.ndarray) -> None:
     """One-pole low-pass (b0, b1, a1) and two-pole high-pass (b0, b1, b2, a1, a2), one after the other."""
     x1 = y1 = y2 = z1 = z2 = 0.0
@@ -48,7 +48,7 @@ def middle_ear(signal: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.nd
         x1, y2, y1, z2, z1 = x, y1, y, z1, z
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def control_power(signal: np.ndarray, control: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
     """Sum over time of the squared control envelope.
 
@@ -80,7 +80,7 @@ def control_power(signal: np.ndarray, control: np.ndarray, cosine: np.ndarray, s
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def compress(
     signal: np.ndarray,
     control: np.ndarray,
@@ -173,7 +173,7 @@ def compress(
     return out
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def shift_rows(rows: np.ndarray, delays: np.ndarray) -> None:
     """Move each row `delays` samples towards its start (or its end, if negative) in place; zeros come in."""
     size = rows.shape[1]
@@ -189,7 +189,7 @@ def shift_rows(rows: np.ndarray, delays: np.ndarray) -> None:
             row[: min(-delay, size)] = 0.0
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def neural(
     envelope: np.ndarray,
     motion: np.ndarray,

@@ -11,8 +11,8 @@ import threading
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from cadenza_lib.compiled import compiled
 from cadenza_lib.haaqi.simd import load, log2, splat, sqrt, store
 
 __all__ = ["LegacyRows", "LegacyStream", "add_hashed"]
@@ -97,7 +97,7 @@ class LegacyRows:
 _NOWHERE = np.zeros(0, np.float32)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _twist(key: np.ndarray) -> None:
     """Advance the Mersenne twister (Matsumoto and Nishimura 1998) by its whole state."""
     one, upper, lower = np.uint32(1), np.uint32(0x80000000), np.uint32(0x7FFFFFFF)
@@ -112,7 +112,7 @@ def _twist(key: np.ndarray) -> None:
     key[WORDS - 1] = key[SHIFT - 1] ^ (y >> one) ^ ((np.uint32(0) - (y & one)) & magic)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _temper(key: np.ndarray, out: np.ndarray) -> None:
     """Scramble the words of the state into random words."""
     for i in range(len(key)):
@@ -124,7 +124,7 @@ def _temper(key: np.ndarray, out: np.ndarray) -> None:
         out[i] = y
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _legacy(
     key: np.ndarray, counters: np.ndarray, waiting: np.ndarray, count: int, row: np.ndarray, gain: float
 ) -> None:
@@ -199,7 +199,7 @@ def _legacy(
     counters[0] = WORDS - left
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def add_hashed(row: np.ndarray, gain: float, seed: np.uint64, place: int) -> None:
     """Add noise of standard deviation `gain` to a float32 row in place; `place` tells the rows of one score apart.
 

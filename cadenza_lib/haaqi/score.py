@@ -331,5 +331,7 @@ def _threads(threads: int | None) -> int:
 def _announce_compilation() -> None:
     """Say so if the kernels are not on disk yet, because the first score then takes ten seconds or so."""
     folder = kernels.neural.stats.cache_path
-    if folder and not kernels.neural.signatures and not any(Path(folder).glob("kernels.neural-*.nbi")):
-        logger.warning("Compiling HAAQI's kernels into %s: this takes ten seconds or so, once.", folder)
+    if kernels.neural.signatures or (folder and any(Path(folder).glob("kernels.neural-*.nbi"))):
+        return
+    where, when = (f" into {folder}", "once") if folder else ("", "in each process, because no directory can keep them")
+    logger.warning("Compiling HAAQI's kernels%s: this takes ten seconds or so, %s.", where, when)

@@ -1,0 +1,45 @@
+"""How inner loops become machine code: numba without the GIL, kept on the disk wherever that can be."""
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from numba import config, njit
+
+__all__ = ["compiled"]
+
+
+def compiled(function: Callable) -> Any:
+    """Compile a function with numba at its first call, and keep the machine code for later processes.
+
+    It is kept where numba keeps it: in NUMBA_CACHE_DIR, beside the source, or in the user's cache directory. If none
+    of them can be written, as in a read-only container without a home directory, it is kept in a directory of this
+    user below the temporary one, and if that cannot be written either, nowhere: then each process compiles.
+    """
+    with suppress(RuntimeError):  # numba's "no locator available": it has no directory that it can write to
+        return njit(cache=True, nogil=True)(function)
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _temporary_directory()
+    try:
+        return njit(cache=True, nogil=True)(function)
+    except RuntimeError:
+        return njit(nogil=True)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+def _temporary_directory() -> str:
+    """Return a directory that this user alone can write to, because what lies there will be executed, or ""."""
+    try:
+        user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has temporary directories for each user
+        directory = Path(tempfile.gettempdir()) / f"cadenza-kernels-{user}"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        status = directory.lstat()
+    except OSError:
+        return ""
+    is_own = status.st_uid == user and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return str(directory) if stat.S_ISDIR(status.st_mode) and (is_own or user == "user") else ""
