@@ -8,9 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+import numba
+from numba import njit
 
 __all__ = ["compiled"]
+
+_CONFIG: Any = numba.config  # whose attributes numba sets from the environment
 
 
 def compiled(function: Callable) -> Any:
@@ -22,14 +25,14 @@ def compiled(function: Callable) -> Any:
     """
     with suppress(RuntimeError):  # numba's "no locator available": it has no directory that it can write to
         return njit(cache=True, nogil=True)(function)
-    before = config.CACHE_DIR
-    config.CACHE_DIR = _temporary_directory()
+    before = _CONFIG.CACHE_DIR
+    _CONFIG.CACHE_DIR = _temporary_directory()
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
     finally:
-        config.CACHE_DIR = before
+        _CONFIG.CACHE_DIR = before
 
 
 def _temporary_directory() -> str:
