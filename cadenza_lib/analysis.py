@@ -13,10 +13,10 @@ import pandas as pd
 
 from cadenza_lib.demo import open_corpus
 from cadenza_lib.errors import CorpusError, ParameterError
-from cadenza_lib.evaluation import EAR_COLUMNS, Settings, read_scores, read_settings, scores_path
+from cadenza_lib.evaluation import AUDIOGRAM, EAR_COLUMNS, Settings, read_scores, read_settings, scores_path
 from cadenza_lib.finetune import read_result
 from cadenza_lib.inference import bootstrap_interval, bootstrap_weights, percentiles, usable
-from cadenza_lib.listeners import EARS, Listener, audiogram_table, ear_table, load_listeners
+from cadenza_lib.listeners import EARS, Listener, audiogram_identity, audiogram_table, ear_table, load_listeners
 from cadenza_lib.scenes import STEMS
 
 __all__ = [
@@ -97,7 +97,7 @@ def tidy_table(
     Raises
     ------
     CorpusError
-        If a table is missing or empty, or has a listener who is not among `listeners`.
+        If a table is missing or empty, or has a listener who is not among `listeners` or had another audiogram.
     ParameterError
         If there is no table, or two have the same name.
     """
@@ -115,6 +115,12 @@ def tidy_table(
                 f"{path} has the listener {unknown[0]!r}, who is not in this split"
                 f"{f' (it has {alike[0]!r})' if alike else ''}; give the corpus and split that were evaluated."
             )
+        for name, audiogram in zip(scores["listener"], scores.get(AUDIOGRAM, ()), strict=False):
+            if audiogram != audiogram_identity(listeners[name]):
+                raise CorpusError(
+                    f"{path} was computed for other thresholds of listener {name!r} than are given; evaluate again, or "
+                    f"give the listeners that were evaluated."
+                )
         for ear in EARS:
             tables.append(
                 scores[["scene", "song", "listener"]].assign(

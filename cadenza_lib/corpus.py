@@ -46,7 +46,7 @@ from cadenza_lib.files import (
     read_metadata,
 )
 from cadenza_lib.identity import digest, song_file_identity
-from cadenza_lib.listeners import EARS, Listener, ear_audiogram, load_listeners
+from cadenza_lib.listeners import Listener, audiogram_identity, load_listeners
 from cadenza_lib.loudness import BLOCK_S
 from cadenza_lib.scenes import STEMS, HeadPosition, Pair, Scene
 
@@ -334,10 +334,8 @@ class Corpus:
         CorpusError
             If a file of its song cannot be read.
         """
-        scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]
-        audiograms = [ear_audiogram(listener, ear) for ear in EARS]
-        thresholds = [[audiogram.frequencies.tolist(), audiogram.levels.tolist()] for audiogram in audiograms]
-        return digest(pair.scene, self.gains_db(scene).tolist(), thresholds, self.song_identity(split, scene))
+        scene, audiogram = split.scenes[pair.scene], audiogram_identity(split.listeners[pair.listener])
+        return digest(pair.scene, self.gains_db(scene).tolist(), audiogram, self.song_identity(split, scene))
 
     def song_identity(self, split: Split, scene: Scene) -> str:
         """Return the identity of a scene's song at the ears; one that `simulate` wrote has that of its dry song.

@@ -44,7 +44,7 @@ from cadenza_lib.fusion import ModelWeights
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.identity import claim, digest, results_lock
 from cadenza_lib.identity import read_settings as read_settings_file
-from cadenza_lib.listeners import EARS, Listener, ear_audiogram
+from cadenza_lib.listeners import EARS, Listener, audiogram_identity, ear_audiogram
 from cadenza_lib.loudness import integrated_loudness
 from cadenza_lib.remix import remix
 from cadenza_lib.scenes import Pair, legacy_seed
@@ -86,6 +86,9 @@ COLUMNS = (*OFFICIAL_COLUMNS, *(f"{ear}_{column}" for column in EAR_COLUMNS for 
 
 SIGNALS_FOLDER = "enhanced_signals"
 """Directory of the signals in that of an evaluation."""
+
+AUDIOGRAM = "audiogram"
+"""A column of `scores.csv`: the identity of the listener's audiograms, so that scores are not joined with others."""
 
 IDENTITY = "identity"
 """The last column of `scores.csv`: the identity of all that decides a row, see `identity`."""
@@ -335,7 +338,7 @@ class _Table:
             systems = [settings.system] if isinstance(settings.system, str) else settings.system
             system_identity = digest([model_identity(system) for system in systems])
         self._system = digest(system_identity, asdict(replace(settings, corpus="", system="", label="")))
-        repair_table(self.path, (*COLUMNS, IDENTITY))
+        repair_table(self.path, (*COLUMNS, AUDIOGRAM, IDENTITY))
 
     def identity(self, pair: Pair) -> str:
         """Return the identity of all that decides the row of a pair."""
@@ -403,7 +406,8 @@ def _score_missing(
     bar = tqdm(total=len(pairs), initial=n_known, desc=settings.name, unit="pair", disable=not progress)
     with bar, contextlib.closing(rows):
         for row in rows:
-            append_row(table.path, (*row, identities[Pair(row[0], row[2])]))
+            audiogram = audiogram_identity(split.listeners[row[2]])
+            append_row(table.path, (*row, audiogram, identities[Pair(row[0], row[2])]))
             bar.update()
 
 

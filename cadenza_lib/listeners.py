@@ -19,6 +19,7 @@ from clarity.utils.audiogram import Audiogram, Listener
 
 from cadenza_lib.errors import CorpusError, ParameterError
 from cadenza_lib.files import read_metadata
+from cadenza_lib.identity import digest
 
 __all__ = [
     "BISGAARD_FREQUENCIES",
@@ -30,6 +31,7 @@ __all__ = [
     "SEVERITY_CLASSES",
     "Audiogram",
     "Listener",
+    "audiogram_identity",
     "audiogram_table",
     "better_ear_pta_db_hl",
     "ear_audiogram",
@@ -223,6 +225,12 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
     places = np.linspace(0, len(others) - 1, n_listeners - len(special)).round().astype(int)
     chosen = {*special, *(others[place] for place in places)}
     return [name for name in listeners if name in chosen]
+
+
+def audiogram_identity(listener: Listener) -> str:
+    """Return what tells the audiograms of a listener from others; see `identity`."""
+    audiograms = [ear_audiogram(listener, ear) for ear in EARS]
+    return digest([[audiogram.frequencies.tolist(), audiogram.levels.tolist()] for audiogram in audiograms])
 
 
 def ear_audiogram(listener: Listener, ear: str) -> Audiogram:

@@ -199,8 +199,8 @@ def test_scores_have_the_official_columns_and_what_is_known_of_each_ear(corpus, 
         header, row = list(csv.reader(file))
     assert tuple(header[:6]) == ("scene", "song", "listener", "left_score", "right_score", "score")
     names = ["clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum"]
-    assert header[6:-1] == [f"{ear}_{name}" for name in names for ear in ("left", "right")]
-    assert header[-1] == "identity"
+    assert header[6:-2] == [f"{ear}_{name}" for name in names for ear in ("left", "right")]
+    assert header[-2:] == ["audiogram", "identity"]
     assert float(row[5]) == pytest.approx((float(row[3]) + float(row[4])) / 2)
     assert 0.1 < float(row[6]) < 1
     samples, rate = read_flac_signal(tmp_path / "enhanced_signals" / f"{row[0]}_{row[2]}_remix.flac")

@@ -18,6 +18,7 @@ from stubs import write_notebook
 
 from cadenza_lib import estimates, evaluation, identity, personal, segments, separation, sweep
 from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.analysis import tidy_table
 from cadenza_lib.corpus import RECORD, Corpus
 from cadenza_lib.demo import tiny_corpus
 from cadenza_lib.errors import CadenzaError, CorpusError, ParameterError
@@ -25,6 +26,7 @@ from cadenza_lib.evaluation import PairReference, PairScore, Settings, evaluate
 from cadenza_lib.finetune import Config, finetune
 from cadenza_lib.haaqi import Components
 from cadenza_lib.headroom import evaluate_levels
+from cadenza_lib.listeners import load_listeners
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.runs import execute
 from cadenza_lib.scenes import STEMS, choose_pairs
@@ -292,6 +294,16 @@ def test_only_pairs_of_a_corrected_listener_are_scored_again(kept: Path, tmp_pat
     computed.clear()
     scores(root / "inputs", tmp_path / "out")
     assert computed.count("score") == n_pairs < sum(map(len, split.scene_listeners.values()))
+
+
+def test_scores_are_not_joined_with_audiograms_that_have_changed(kept: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(kept / "inputs", tmp_path / "inputs").parent
+    scores(root / "inputs", tmp_path / "out")
+    path = root / "inputs/corpus/metadata/listeners.train.json"
+    assert len(tidy_table(tmp_path / "out", load_listeners(path))) == 2 * 4
+    threshold(root / "inputs")
+    with pytest.raises(CorpusError, match=r"scores\.csv was computed for other thresholds of listener '[AB]' than are"):
+        tidy_table(tmp_path / "out", load_listeners(path))
 
 
 def test_rows_and_signals_that_are_no_longer_valid_do_not_stay(kept: Path, tmp_path: Path) -> None:
