@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 ORDER = (
     "errors",
     "files",
+    "identity",
     "executors",
     "listeners",
     "loudness",
