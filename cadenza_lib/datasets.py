@@ -16,10 +16,12 @@ from cadenza_lib.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.files import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.listeners import measurement_note
 
-__all__ = ["Finding", "check_data", "song_folders"]
+__all__ = ["MUSDB18_SPLITS", "Finding", "check_data", "song_folders"]
+
+MUSDB18_SPLITS = ("train", "test")
+"""Directories that songs of MUSDB18-HQ lie in."""
 
 _MOST = 5  # examples of one kind of damage that are told one by one
-_MUSDB18_SPLITS = ("train", "test")
 _METADATA = ("scenes", "scene_listeners", "listeners", "musdb18", "at_mic_music")
 
 
@@ -68,7 +70,7 @@ def check_data(path: Path | str) -> list[Finding]:
 
 def _check_folder(root: Path) -> list[Finding]:
     """Check a folder of songs in MUSDB18-HQ's layout."""
-    folders = {split: song_folders(find_path(root / split, root)) for split in _MUSDB18_SPLITS}
+    folders = {split: song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
     folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
     songs = [folder for found in folders.values() for folder in found]
     if not songs:

@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.errors import ModelError
-from cadenza_lib.files import locked, make_directory, publish, regular_file
+from cadenza_lib.files import is_inside, locked, make_directory, publish, regular_file
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import STEMS
 
@@ -310,7 +310,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise ModelError(f"Checkpoint {path} does not exist; check the path.") from error
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be used ({error}); copy it again, or save its weights alone.") from error
+        is_cached = is_inside(path, Path(torch.hub.get_dir()))
+        remedy = "move it away, and it is downloaded again" if is_cached else "copy it again, or save its weights alone"
+        raise ModelError(f"{path} cannot be used ({error}); {remedy}.") from error
 
 
 def _sha256_prefix(path: Path) -> str | None:

@@ -182,7 +182,7 @@ def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
         return network.eval(), sources
     raise ModelError(
         f"Separator {name!r} is unknown; use one of {[*BOUNDS, *DEMO_MODELS, *PRETRAINED_MODELS]} "
-        f"or the path of a .safetensors checkpoint."
+        f"or the path of a checkpoint, .safetensors or .pt."
     )
 
 

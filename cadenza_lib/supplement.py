@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE, read_audio, read_header
 from cadenza_lib.corpus import READERS, SIGNALS, Corpus, load_songs, signal_file
-from cadenza_lib.datasets import song_folders
+from cadenza_lib.datasets import MUSDB18_SPLITS, song_folders
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import (
     absolute_path,
@@ -47,7 +47,6 @@ strings and wind. That is the four-stem mapping of MoisesDB's own package, so pe
 Sources = Mapping[str, Sequence[Path]]
 """The files that sum to each of the signals; the mixture may be left out, and is then the sum of the stems."""
 
-_MUSDB18_SPLITS = ("train", "test")
 _CHANNELS = (1, 2)  # mono is made stereo
 _BYTES_PER_SAMPLE = 8  # two channels of 32-bit floats
 _RECORD = "sources.json"
@@ -70,7 +69,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
         _check_one_split(source, [card.parent for card in cards])
         songs = [_from_moisesdb(card) for card in cards]
     else:
-        places = [source, *(find_path(source / split, source) for split in _MUSDB18_SPLITS)]
+        places = [source, *(find_path(source / split, source) for split in MUSDB18_SPLITS)]
         folders = [folder for place in places for folder in song_folders(place)]
         _check_one_split(source, folders)
         songs = [_from_folder(folder) for folder in folders]
@@ -204,7 +203,7 @@ def _own_or_like(corpus: Corpus, kind: str, split: str, like: str | None) -> Pat
 def _check_one_split(source: Path, folders: Sequence[Path]) -> None:
     """Refuse songs of the two parts of a data set, of which one is there to judge what was learnt from the other."""
     parts = {
-        next((part for part in folder.relative_to(source).parts[:-1] if part.lower() in _MUSDB18_SPLITS), ".")
+        next((part for part in folder.relative_to(source).parts[:-1] if part.lower() in MUSDB18_SPLITS), ".")
         for folder in folders
     }
     if len(parts) > 1:

@@ -333,8 +333,9 @@ def test_a_damaged_file_in_the_cache_is_refused_by_its_checksum(cache):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=rf"{path.name} cannot be used \(its SHA-256 does not begin with"):
+    with pytest.raises(ModelError, match=rf"{path.name} cannot be used \(its SHA-256 does not begin with") as raised:
         separation.load("umxhq")
+    assert str(raised.value).endswith("move it away, and it is downloaded again.")
 
 
 def test_a_cache_that_cannot_be_written_is_refused(cache):

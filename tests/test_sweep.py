@@ -182,7 +182,7 @@ def test_what_another_process_has_scored_since_is_not_scored_again(corpus, pairs
 def test_a_damaged_search_is_one_sentence(corpus, pairs, tmp_path):
     (tmp_path / "search.db").write_bytes(b"not a database" * 100)
     with pytest.raises(
-        ParameterError, match=r"search\.db cannot be used \(file is not a database\); make room, or del"
+        ParameterError, match=r"search\.db cannot be used \(file is not a database\); make room, or move it away"
     ):
         search(Sweep(corpus, MODELS, tmp_path, progress=False), pairs, Space(2), 1)
 
