@@ -114,7 +114,7 @@ def test_parts_of_a_score_combine_to_it_and_a_kept_reference_gives_the_same(corp
 def test_a_table_with_other_columns_is_not_continued(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners, 1)
     (tmp_path / "scores.csv").write_text(",".join(evaluation.OFFICIAL_COLUMNS) + "\n")
-    with pytest.raises(ParameterError, match=r"scores\.csv has other columns than are written now; delete"):
+    with pytest.raises(ParameterError, match=r"scores\.csv has other columns than are written now; choose another"):
         evaluation.evaluate(corpus, load("oracle"), Settings(corpus.name, "train", "oracle"), pairs, tmp_path)
 
 
