@@ -108,11 +108,12 @@ def tidy_table(
         path, scores = scores_path(given), read_scores(given)
         if scores.empty:
             raise CorpusError(f"{path} has no rows yet; let the evaluation finish.")
-        unknown = sorted(set(scores["listener"]) - set(listeners))
-        if unknown:
-            alike = [name for name in listeners if name.lower() == unknown[0].lower()]
+        unknown = scores.loc[~scores["listener"].isin(list(listeners)), "listener"]
+        if len(unknown):
+            line, name = next(unknown.items())
+            alike = [other for other in listeners if other.lower() == name.lower()]
             raise CorpusError(
-                f"{path} has the listener {unknown[0]!r}, who is not in this split"
+                f"{path}, line {line} has the listener {name!r}, who is not in this split"
                 f"{f' (it has {alike[0]!r})' if alike else ''}; give the corpus and split that were evaluated."
             )
         for name, audiogram in zip(scores["listener"], scores.get(AUDIOGRAM, ()), strict=False):

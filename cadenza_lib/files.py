@@ -375,9 +375,7 @@ def repair_table(path: Path, columns: Sequence[str]) -> None:
         with write_errors(path), path.open("r+b") as torn:
             torn.truncate(complete)
     if header != list(columns):
-        raise ParameterError(
-            f"{path} has other columns than are written now ({', '.join(columns)}); choose another directory."
-        )
+        raise ParameterError(f"{path} has other columns than are written now; choose another directory.")
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -479,7 +477,7 @@ def read_table(
 
     Cells are separated by commas, semicolons or tabs, whichever makes the header have `texts`. Numbers may have a
     decimal comma if none has a decimal point. A number that is missing (an empty cell, or NaN) is NaN; see
-    `parse_number`. Rows without any text are skipped.
+    `parse_number`. Rows without any text are skipped; the index has the line of the file that each row ends in.
 
     Parameters
     ----------
@@ -492,7 +490,7 @@ def read_table(
     remedy
         What errors advise.
     key
-        Columns of names, which are read in `normal_form`: none is empty, and no two rows have the same.
+        Columns of names, which are read in `normal_form`: a row has all of them or none, and no two rows the same.
 
     Raises
     ------
@@ -517,12 +515,11 @@ def read_table(
     for line, row in rows:
         if len(row) != len(header):
             raise CorpusError(f"{path}, line {line} has {len(row)} cells ({row!r}) instead of {len(header)}; {remedy}.")
-    table = pd.DataFrame([row for _, row in rows], columns=header, dtype=str)
-    lines = [line for line, _ in rows]
-    _read_numbers(path, table, lines, table.columns.intersection(list(numbers)), remedy)
+    table = pd.DataFrame([row for _, row in rows], [line for line, _ in rows], header, dtype=str)
+    _read_numbers(path, table, table.columns.intersection(list(numbers)), remedy)
     if key:
         table[list(key)] = table[list(key)].map(normal_form)
-        _check_key(path, table, lines, key, remedy)
+        _check_key(path, table[list(key)], remedy)
     return table
 
 
@@ -535,12 +532,12 @@ def _table_rows(text: str, texts: Sequence[str]) -> list[tuple[int, list[str]]]:
     return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
 
 
-def _read_numbers(path: Path, table: pd.DataFrame, lines: Sequence[int], numbers: pd.Index, remedy: str) -> None:
+def _read_numbers(path: Path, table: pd.DataFrame, numbers: pd.Index, remedy: str) -> None:
     """Turn columns of a table into numbers; commas are decimal ones if there is no point in any of them."""
     has_points = any("." in cell for column in numbers for cell in table[column])
     for column in numbers:
         values = []
-        for line, cell in zip(lines, table[column], strict=True):
+        for line, cell in table[column].items():
             try:
                 values.append(parse_number((cell if has_points else cell.replace(",", ".")) or "nan", column))
             except ValueError as error:
@@ -548,18 +545,18 @@ def _read_numbers(path: Path, table: pd.DataFrame, lines: Sequence[int], numbers
         table[column] = values
 
 
-def _check_key(path: Path, table: pd.DataFrame, lines: Sequence[int], key: Sequence[str], remedy: str) -> None:
+def _check_key(path: Path, key: pd.DataFrame, remedy: str) -> None:
     """Refuse a row of a table that lacks a name, or has the names of another one."""
     line_of: dict[tuple[str, ...], int] = {}
-    for line, names in zip(lines, table[list(key)].itertuples(index=False, name=None), strict=True):
-        if empty := [column for column, name in zip(key, names, strict=True) if not name.strip()]:
+    for line, *names in key.itertuples(name=None):
+        empty = [column for column, name in zip(key.columns, names, strict=True) if not name.strip()]
+        if empty and len(empty) < len(names):
             raise CorpusError(f"{path}, line {line} has no {empty[0]}; {remedy}.")
-        if names in line_of:
+        if (first := line_of.setdefault(tuple(names), line)) != line:
             raise CorpusError(
-                f"{path}, line {line} has {', '.join(names)} ({', '.join(key)}), which line {line_of[names]} has "
+                f"{path}, line {line} has {', '.join(names)} ({', '.join(key.columns)}), which line {first} has "
                 f"already; keep one of the two."
             )
-        line_of[names] = line
 
 
 def parse_number(text: str, column: str) -> float:

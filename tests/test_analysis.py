@@ -188,7 +188,7 @@ def test_table_without_an_official_column_names_it(tmp_path: Path) -> None:
 
 def test_unknown_listener_is_named(tmp_path: Path) -> None:
     folder = write_scores(tmp_path / "a")
-    with pytest.raises(CorpusError, match=r"scores\.csv has the listener 'B', who is not in this split"):
+    with pytest.raises(CorpusError, match=r"scores\.csv, line 3 has the listener 'B', who is not in this split"):
         tidy_table([folder], {"A": LISTENERS["A"]})
 
 

@@ -189,7 +189,7 @@ def test_tables_of_spreadsheets_mean_the_same(case: str, tmp_path: Path) -> None
     (tmp_path / "plain.csv").write_text(TABLE, encoding="utf-8")
     (tmp_path / "other.csv").write_bytes(TABLES[case])
     plain, other = (
-        read_table(tmp_path / name, ("scene", "score"), ("score",), key=("scene", "listener"))
+        read_table(tmp_path / name, ("scene", "score"), ("score",), key=("scene", "listener")).reset_index(drop=True)
         for name in ("plain.csv", "other.csv")
     )
     assert plain["score"].tolist()[0] == 0.5181789081262707
