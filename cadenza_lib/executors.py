@@ -227,9 +227,11 @@ def scheduler(address: str) -> Iterator[Executor]:
     try:
         with client:
             threading.Thread(target=_watch_workers, args=(client, address, ended), daemon=True).start()
-            yield client.get_executor(pure=False)
+            try:
+                yield client.get_executor(pure=False)
+            finally:
+                ended.set()
     finally:
-        ended.set()
         logger.setLevel(level)
 
 
@@ -237,7 +239,11 @@ def _watch_workers(client: Any, address: str, ended: threading.Event) -> None:
     """Warn while a scheduler has no workers, less and less often."""
     pause_s = _PATIENCE_S
     while not ended.wait(pause_s):
-        if client.scheduler_info()["workers"]:
+        try:
+            has_workers = bool(client.scheduler_info()["workers"])
+        except Exception:  # the client has been closed, or the scheduler is gone, which the tasks tell
+            return
+        if has_workers:
             pause_s = _PATIENCE_S
         else:
             advice = f"see whether their jobs are queued, or start one with dask worker {address} --nthreads 1"

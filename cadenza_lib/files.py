@@ -223,7 +223,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 def publish(unfinished: Path, path: Path) -> None:
-    """Give a file, or a directory with files, its final name, once all of it is on the disk.
+    """Give a file, or a directory of files, its final name, once all of it is on the disk.
 
     Raises
     ------
@@ -236,20 +236,17 @@ def publish(unfinished: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or a directory with all files in it, is on the disk.
+    """Wait until a file, or a directory and the files in it but not those of directories in it, is on the disk.
 
     Raises
     ------
     OSError
         If the disk fails.
     """
-    for folder, _, names in os.walk(path):
-        for file in (Path(folder, name) for name in names):
-            if file.is_file() and not file.is_symlink():
-                _sync_one(file)
-        _sync_one(Path(folder))
-    if not path.is_dir():
-        _sync_one(path)
+    for file in path.iterdir() if path.is_dir() else ():
+        if file.is_file() and not file.is_symlink():
+            _sync_one(file)
+    _sync_one(path)
 
 
 def _sync_one(path: Path) -> None:

@@ -492,7 +492,7 @@ def _run_kernel(run: Run, lock: int, force: str, progress: bool) -> None:
                 }
             ),
         )
-    sync(run.out_dir)  # before the manifest says that all is there
+    sync(run.out_dir)  # before the manifest vouches for it; functions sync what they write into directories below
 
 
 def _kernel_manager_class(lock: int, profile: Path, force: str) -> type:

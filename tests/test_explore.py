@@ -151,6 +151,15 @@ def test_what_cannot_be_used_stops_the_cell(corpus: Path) -> None:
         Explorer("/nowhere", systems=["oracle"], **ARGUMENTS)
 
 
+def test_picture_is_the_same_whatever_matplotlibrc_says(explorer: Explorer, corpus: Path) -> None:
+    explorer.wait()
+    mine = {"image.origin": "lower", "text.usetex": True, "font.size": 31, "savefig.facecolor": "red"}
+    with mpl.rc_context(mine):
+        other = Explorer(str(corpus), systems=["oracle", "mixture"], **ARGUMENTS)
+        other.wait()
+    assert other.picture.value == explorer.picture.value
+
+
 def test_figure_holds_the_tables_and_leaves_global_styles_alone() -> None:
     noise = np.random.default_rng(0).normal(size=(2, 44100))
     takes = [Take("soft", 0.01 * noise, 44100), Take("loud", 0.1 * noise, 44100)]

@@ -23,6 +23,7 @@ from cadenza_lib.files import (
     list_folder,
     locked,
     make_directory,
+    publish,
     read_json,
     read_metadata,
     read_table,
@@ -90,6 +91,51 @@ def test_writers_of_one_file_come_one_after_the_other(tmp_path: Path) -> None:
     assert len(lines) == n_lines
     assert len(set(lines)) == 1
     assert names(tmp_path) == {"table.csv"}
+
+
+@pytest.fixture
+def on_disk(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what is synced and renamed from now on, in that order."""
+    happened: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(file: int) -> None:
+        happened.append(os.readlink(f"/proc/self/fd/{file}"))
+        fsync(file)
+
+    def noted_replace(source: Path, target: Path) -> None:
+        happened.append(f"{source} -> {target}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return happened
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux' /proc")
+def test_file_is_on_the_disk_before_it_gets_its_name_and_then_its_directories(
+    tmp_path: Path, on_disk: list[str]
+) -> None:
+    path = tmp_path.resolve() / "new/run/table.csv"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+    unfinished = path.with_name(".table.unfinished.csv")
+    parents = [str(path.parents[1]), str(path.parents[2])]  # which have got a new directory
+    assert on_disk == [*parents, str(unfinished), f"{unfinished} -> {path}", str(path.parent)]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks into Linux' /proc")
+def test_all_files_of_a_directory_are_on_the_disk_before_it_gets_its_name(tmp_path: Path, on_disk: list[str]) -> None:
+    unfinished, path = tmp_path.resolve() / ".song.unfinished", tmp_path.resolve() / "song"
+    unfinished.mkdir()
+    files = [unfinished / "mixture.wav", unfinished / "bass.wav"]
+    for file in files:
+        file.write_text("x")
+    (unfinished / "link.wav").symlink_to("nowhere")
+    os.mkfifo(unfinished / "pipe")  # which would never open
+    publish(unfinished, path)
+    assert on_disk[-3:] == [str(unfinished), f"{unfinished} -> {path}", str(path.parent)]
+    assert set(on_disk[:-2]) == set(map(str, [*files, unfinished]))
 
 
 def test_new_file_has_the_rights_that_the_user_wants(tmp_path: Path) -> None:

@@ -220,6 +220,13 @@ def test_an_error_in_one_of_several_processes_is_its_one_sentence(config, tmp_pa
         finetune(replace(config, batch_size=3, devices=2), tmp_path, progress=False)
 
 
+def test_variables_of_a_slurm_job_make_a_run_none_of_several_processes(config, monkeypatch):
+    for name, value in {"NTASKS": "8", "JOB_NAME": "study", "JOB_ID": "12", "PROCID": "3", "LOCALID": "3"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)  # as after sbatch --ntasks 8
+    fabric = module._fabric(config)
+    assert (fabric.world_size, fabric.global_rank) == (1, 0)
+
+
 def test_accumulated_micro_batches_train_like_the_whole_batch(config, tmp_path):
     config = replace(config, batch_size=3, learning_rate=1e-4, max_steps=2, targets=("normalised",))
     finetune(config, tmp_path / "whole", progress=False)

@@ -266,6 +266,21 @@ def test_commit_is_told_only_for_a_file_that_git_tracks(tmp_path: Path, monkeypa
     assert runs.git_state(path) == {**clean, "dirty": True}
 
 
+def test_what_a_notebook_wrote_is_on_the_disk_before_the_manifest_says_so(
+    notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, fsync = [], os.fsync
+
+    def noted_fsync(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    execute(notebook, {}, tmp_path / "out")
+    before = synced[: synced.index(".manifest.unfinished.json")]
+    assert {"point.ipynb", "seen.json", "table.csv", "report.json", "number.txt"} <= set(before)
+
+
 EXECUTE = "import sys; from cadenza_lib.runs import execute; execute(sys.argv[1], {'wait_for': 'go'}, sys.argv[2])"
 
 
