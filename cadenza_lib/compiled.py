@@ -8,9 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+from numba import config as numba_config
+from numba import njit
 
 __all__ = ["compiled"]
+
+config: Any = numba_config  # numba's annotations lack what is read from the environment
 
 
 def compiled(function: Callable) -> Any:
