@@ -8,12 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numba
+from numba import config as numba_config
 from numba import njit
 
 __all__ = ["compiled"]
 
-_CONFIG: Any = numba.config  # whose attributes numba sets from the environment
+config: Any = numba_config  # numba's annotations lack what is read from the environment
 
 
 def compiled(function: Callable) -> Any:
@@ -25,14 +25,14 @@ def compiled(function: Callable) -> Any:
     """
     with suppress(RuntimeError):  # numba's "no locator available": it has no directory that it can write to
         return njit(cache=True, nogil=True)(function)
-    before = _CONFIG.CACHE_DIR
-    _CONFIG.CACHE_DIR = _temporary_directory()
+    before = config.CACHE_DIR
+    config.CACHE_DIR = _temporary_directory()
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:
         return njit(nogil=True)(function)
     finally:
-        _CONFIG.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def _temporary_directory() -> str:

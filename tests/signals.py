@@ -1,5 +1,7 @@
 """What tests share: ten kinds of stereo signals, from noise to music, and SI-SDR."""
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,7 +21,6 @@ def ten_kinds(duration_s: float = 2.0) -> dict[str, Tensor]:
     click = np.zeros((2, length))
     click[:, length // 2] = 1.0
     half = np.where(time_s < duration_s / 2, 1.0, 0.0)
-    song = render_song(3, 4.0).sum(0).double().numpy()[:, :length]
     signals = {
         "white noise": 0.1 * noise,
         "pink noise": 3 * pink,
@@ -30,9 +31,14 @@ def ten_kinds(duration_s: float = 2.0) -> dict[str, Tensor]:
         "fading": 0.3 * noise * np.linspace(1, 0, length) ** 4,
         "click": click,
         "very quiet": 2e-4 * noise,  # near the absolute gate
-        "music": song,
+        "music": _song()[:, :length],
     }
-    return {name: torch.from_numpy(np.ascontiguousarray(signal)) for name, signal in signals.items()}
+    return {name: torch.from_numpy(signal.copy()) for name, signal in signals.items()}
+
+
+@cache
+def _song() -> np.ndarray:
+    return render_song(3, 4.0).sum(0).double().numpy()
 
 
 def si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:

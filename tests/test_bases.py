@@ -49,7 +49,6 @@ def _through_the_file(case, candidate, mixture_into, folder) -> Output:
     return Output(np.ascontiguousarray(samples.T), output.clipped_share, candidate.clip)
 
 
-@pytest.mark.exact
 @pytest.mark.parametrize(("name", "mixture_into"), [*((name, "stems") for name in CANDIDATES), ("per stem", "downmix")])
 def test_the_fast_path_scores_what_the_file_scores(case, name, mixture_into, tmp_path):
     song, estimates, gains_db, listener, scene = case

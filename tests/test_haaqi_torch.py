@@ -1,9 +1,9 @@
 """HAAQI on tensors is the HAAQI of `compute_haaqi`, and its gradients are its derivatives.
 
-Tolerances: 1e-7 in float64. The largest difference measured is 8e-8, in a score of 0.03 where the processed signal is
-40 dB softer: the other side stores envelopes as float32, and near threshold that counts. Float32 may differ by 1e-4;
-measured are 1e-6. The internal noise is on for signals that leave most of the ear in silence (tones, a fading noise):
-without it, HAAQI compares what is left of the filters' tails at 1e-16 of the signal, which is rounding on either side.
+Tolerances: in float64 what is left is the float32 storage of `compute_haaqi`. In float32 the README promises 1e-4; the
+largest difference is 1.2e-6, of which settings of CPU features change 5e-7. The internal noise is on for signals that
+leave most of the ear in silence (tones, a fading noise): without it, HAAQI compares what is left of the filters' tails
+at 1e-16 of the signal, which is rounding on either side.
 """
 
 import numpy as np
@@ -14,6 +14,7 @@ from clarity.evaluator.haaqi import compute_haaqi as pyclarity_haaqi
 from clarity.utils.audiogram import Audiogram
 from scipy import signal as dsp
 from signals import ten_kinds
+from tolerances import HAAQI_STORAGE
 from torch import Tensor
 
 from cadenza_lib.errors import AudioError, CadenzaError, ParameterError
@@ -29,7 +30,7 @@ AUDIOGRAMS = {
     "sloping": Audiogram(levels=[20, 25, 35, 45, 55, 60], frequencies=FREQUENCIES),
     "severe": Audiogram(levels=[75, 80, 90, 95, 100, 100], frequencies=FREQUENCIES),
 }
-EXACT, EXACT_FLOAT32 = 1e-7, 1e-4
+FLOAT32 = 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +90,9 @@ def test_score_of_every_kind_of_signal_equals_compute_haaqi(
         processed, reference, RATE, RATE, AUDIOGRAMS[audiogram], equalisation, level1, noise="hashed", seed=3
     )
     options = {"equalisation": equalisation, "level1": level1, "noise": 3}
-    assert tensor_score(processed, reference, audiogram, **options) == pytest.approx(expected, abs=EXACT)
+    assert tensor_score(processed, reference, audiogram, **options) == pytest.approx(expected, abs=HAAQI_STORAGE)
     in_float32 = tensor_score(processed, reference, audiogram, torch.float32, **options)
-    assert in_float32 == pytest.approx(expected, abs=EXACT_FLOAT32)
+    assert in_float32 == pytest.approx(expected, abs=FLOAT32)
 
 
 @pytest.mark.parametrize("process", [clip, noisy, dull, late, np.negative, lambda x: 0.01 * x, lambda x: 0 * x])
@@ -101,9 +102,9 @@ def test_without_noise_the_score_equals_compute_haaqi(process, audiogram, equali
     processed = process(reference)
     options = {"equalisation": equalisation, "level1": 85.0}
     expected = compute_haaqi(processed, reference, RATE, RATE, AUDIOGRAMS[audiogram], noise=None, **options)
-    assert tensor_score(processed, reference, audiogram, **options) == pytest.approx(expected, abs=EXACT)
+    assert tensor_score(processed, reference, audiogram, **options) == pytest.approx(expected, abs=HAAQI_STORAGE)
     in_float32 = tensor_score(processed, reference, audiogram, torch.float32, **options)
-    assert in_float32 == pytest.approx(expected, abs=EXACT_FLOAT32)
+    assert in_float32 == pytest.approx(expected, abs=FLOAT32)
 
 
 @pytest.mark.parametrize("rate", [16000, 32000, 44100, 48000])
@@ -112,16 +113,17 @@ def test_other_sample_rates_are_resampled_as_pyclarity_does(rate):
     processed = noisy(reference)
     expected = compute_haaqi(processed, reference, rate, rate, AUDIOGRAMS["mild"], 2, 85.0, noise=None)
     found = tensor_score(processed, reference, "mild", rate=rate, level1=85.0)
-    assert found == pytest.approx(expected, abs=EXACT)
+    assert found == pytest.approx(expected, abs=HAAQI_STORAGE)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("samples", [384, 1000, 2399, 2401, 5000])
 def test_short_signals_equal_compute_haaqi(samples):
     """Shorter than a search for lags, than a window of the last segment, and than a block of the recursions."""
     reference = music(samples)
     processed = noisy(reference)
     expected = compute_haaqi(processed, reference, RATE, RATE, AUDIOGRAMS["mild"], 2, 85.0, noise=None)
-    assert tensor_score(processed, reference, "mild", level1=85.0) == pytest.approx(expected, abs=EXACT)
+    assert tensor_score(processed, reference, "mild", level1=85.0) == pytest.approx(expected, abs=HAAQI_STORAGE)
 
 
 def test_filter_tails_that_wrap_around_are_below_rounding():

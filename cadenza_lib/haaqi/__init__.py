@@ -7,9 +7,11 @@ Read `score` (what is called), `comparison` (the order of events), `ear` (the mo
 compared). `alignment`, with the FFTs in `correlation`, and `noise` are stages of the ear that have become long;
 `kernels` and `covariance` hold the inner loops, and `simd` the vectors they are written with.
 
-With the same seed, the score is that of ``clarity.evaluator.haaqi.compute_haaqi`` 0.9.0 to 3e-9 for signals of a second
-or two (5e-9 is tested) and to 1e-9 from ten seconds on. What is left is rounding: about half of it that of pyclarity's
-direct-form filters, the other half that of envelopes stored here as float32. Where pyclarity is odd:
+With the same seed, the score is that of ``clarity.evaluator.haaqi.compute_haaqi`` 0.9.0 to 6e-9 (2e-8 is tested). What
+is left is rounding: pyclarity's direct-form filters lose up to 8e-8 of a band's gain, and which way depends on the CPU;
+envelopes stored here as float32 move a score by up to 3e-9, on every CPU the same way (to 3e-13).
+
+Where pyclarity is odd:
 
 =====================================  ==============================  ==============================================
 case                                   pyclarity 0.9.0                 here

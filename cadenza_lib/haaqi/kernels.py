@@ -3,7 +3,7 @@
 Each kernel runs over time in short tiles, so that what it passes from one stage to the next stays in the first-level
 cache, and releases the GIL. Arithmetic is float64. The two signals that have to wait for a decision about the whole
 signal, the compressed envelope and basilar-membrane (BM) motion, are stored as float32 ``(band, time)``; that rounding
-moves a score by about 1e-11.
+moves a score by 1e-11 to 3e-9.
 """
 
 import numpy as np
