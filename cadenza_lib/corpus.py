@@ -71,8 +71,8 @@ SIGNALS = (*STEMS, "mixture")
 READERS = 16
 """Headers that are read at the same time; on a network's disk each is a wait."""
 
-RECORD = ".identity"
-"""File in the directory of a song at the ears that tells what `simulate` made it of."""
+RECORD = "sources.json"
+"""File in the directory of a song that tells what `simulate` or an import made it of."""
 
 _OLD_NAMES = {"head_loudspeaker_positions.json": "head_positions.json"}
 
@@ -349,17 +349,17 @@ class Corpus:
         if stored is None:
             return self.simulated_identity(split, scene.music, scene.head_loudspeaker_positions)
         files, record = files_identity(stored), read_record(stored)
-        if record is None or record["files"] != files:
+        if record is None or record["Files"] != files:
             return files
         has_dry_song = scene.music in split.songs and self.music_folder(split.songs[scene.music]).is_dir()
-        if has_dry_song and record["source"] != self.simulated_identity(
+        if has_dry_song and record["Source"] != self.simulated_identity(
             split, scene.music, scene.head_loudspeaker_positions
         ):
             raise CorpusError(
                 f"{stored} was simulated from other files than {self.root} has now; simulate the split again, or "
                 f"restore them."
             )
-        return record["source"]
+        return record["Source"]
 
     def simulated_identity(self, split: Split, music: str, position: str) -> str:
         """Return the identity of a dry song as it is simulated at the ears; see `song_identity`."""
@@ -620,7 +620,7 @@ def files_identity(folder: Path) -> str:
 
 
 def read_record(folder: Path) -> dict[str, str] | None:
-    """Return the identities that `simulate` left in the directory of a song at the ears: `source` and `files`.
+    """Return the identities that `simulate` left in the directory of a song at the ears: `Source` and `Files`.
 
     A directory that another program wrote has none.
     """
@@ -629,5 +629,5 @@ def read_record(folder: Path) -> dict[str, str] | None:
         record = read_json(path)
     except CorpusError:
         return None
-    is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("source", "files"))
+    is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("Source", "Files"))
     return record if is_record else None

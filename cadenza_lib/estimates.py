@@ -86,7 +86,8 @@ def model_identity(name: str) -> str:
         files = (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,)
         return digest(*map(file_identity, files))
     except OSError as error:
-        raise ModelError(f"Checkpoint {error.filename} cannot be read ({error.strerror}); check the path.") from error
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise ModelError(f"Checkpoint {error.filename} {reason}; check the path.") from error
 
 
 def weights_identity(network: torch.nn.Module) -> str:

@@ -159,6 +159,7 @@ def _inputs(config: Config) -> Inputs:
     for name, n_scenes, seed in ((config.split, config.n_scenes, config.scene_seed), (config.valid_split, 0, 0)):
         split = corpus.split(name)
         scenes = training_scenes(corpus, split, n_scenes, seed)
+        corpus.check_songs(split, [scene.scene for scene in scenes], config.segment_s)
         pairs = [Pair(scene.name, listener) for scene in scenes for listener in scene.listeners]
         drawn = replace(split, scenes={scene.name: scene.scene for scene in scenes})
         data.append(digest([corpus.pair_identity(drawn, pair) for pair in pairs]))

@@ -130,8 +130,10 @@ def evaluate_levels(
         if not table["clip"].isin(("True", "False")).all() or table[list(numbers)].isna().any(axis=None):
             raise CorpusError(f"{files[pair]} lacks a number, or whether there is a clip; move it away.")
         table["clip"] = table["clip"] == "True"
-        names = dict(zip(table["system"].unique(), systems, strict=True))  # a checkpoint may have moved
-        table["system"] = table["system"].map(names)
+        names = table["system"].unique()
+        if len(names) != len(systems):
+            raise CorpusError(f"{files[pair]} has {len(names)} systems, not {len(systems)}; move it away.")
+        table["system"] = table["system"].map(dict(zip(names, systems, strict=True)))  # a checkpoint may have moved
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=LEVEL_COLUMNS)
 
 

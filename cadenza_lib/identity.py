@@ -10,7 +10,8 @@ computed again or refused; what decides nothing, such as another path of the sam
     personal settings                     `identity` in personal/*.json pairs, weights, steps, excerpt     again
     scores over levels                    name of each file             pair, weights, levels              again
     separation                            name of each entry            mixture, weights, chunks           again
-    song at the ears (`simulate`)         .identity in its directory    dry song, responses                again
+    song at the ears (`simulate`)         sources.json beside it        dry song, responses                again
+    song of a corpus (`import_songs`)     sources.json beside it        files that it was imported from    again
     loudness of a song at the ears        key in at_ear_gains.json      dry song, responses                again
     training state                        inputs.json                   first weights, songs, listeners    refused
     run of a notebook                     manifest.json                 notebook, parameters, inputs       again

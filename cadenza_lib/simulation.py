@@ -3,7 +3,7 @@
 `generate_at_mic_musdb18.py` of pyclarity's recipe writes `audio/at_mic_music/<split>/<song>-<head position>/` with five
 16-bit WAV files each, and `metadata/at_mic_music.<split>.json`. So does this, with several files at the same time, each
 read and measured once for all its head positions. A song at the ears is complete or absent, so a run that was stopped
-goes on where it was. Beside the five files lies `.identity`, which tells what they were made of (see `identity`): a
+goes on where it was. Beside the five files lies `sources.json`, which tells what they were made of (see `identity`): a
 song whose dry files or responses have changed is written again. Songs that another program wrote have none and stay.
 """
 
@@ -221,7 +221,7 @@ def _size(folder: Path) -> int:
 def _is_outdated(corpus: Corpus, split: Split, entry: dict[str, Any]) -> bool:
     """Tell whether a song at the ears was made of something else than would be taken now."""
     record = read_record(corpus.at_ear_folder(entry))
-    return record is not None and record["source"] != _source(corpus, split, entry)
+    return record is not None and record["Source"] != _source(corpus, split, entry)
 
 
 def _source(corpus: Corpus, split: Split, entry: dict[str, Any]) -> str:
@@ -235,7 +235,7 @@ def _unfinished(folder: Path) -> Path:
 
 def _finish(folder: Path, source: str) -> None:
     """Give a complete song its name, in place of an incomplete one."""
-    write_json(_unfinished(folder) / RECORD, {"source": source, "files": files_identity(_unfinished(folder))})
+    write_json(_unfinished(folder) / RECORD, {"Source": source, "Files": files_identity(_unfinished(folder))})
     with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE, read_audio, read_header
-from cadenza_lib.corpus import READERS, SIGNALS, Corpus, load_songs, signal_file
+from cadenza_lib.corpus import READERS, RECORD, SIGNALS, Corpus, load_songs, signal_file
 from cadenza_lib.datasets import MUSDB18_SPLITS, song_folders
 from cadenza_lib.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.files import (
@@ -49,7 +49,6 @@ Sources = Mapping[str, Sequence[Path]]
 
 _CHANNELS = (1, 2)  # mono is made stereo
 _BYTES_PER_SAMPLE = 8  # two channels of 32-bit floats
-_RECORD = "sources.json"
 
 
 def find_songs(source: Path | str) -> dict[str, Sources]:
@@ -315,9 +314,9 @@ def _is_there(folder: Path, files: Sources, source: Path) -> bool:
                 f"{folder} lacks a mixture or is mono; move it out of the corpus, and import it from there."
             )
         return True
-    record = read_json(folder / _RECORD) if (folder / _RECORD).exists() else {"Source": "elsewhere"}
+    record = read_json(folder / RECORD) if (folder / RECORD).exists() else {"Source": "elsewhere"}
     if not isinstance(record, dict) or not isinstance(record.get("Source"), str):
-        raise CorpusError(f"{folder / _RECORD} does not tell where the song is from; move {folder} away.")
+        raise CorpusError(f"{folder / RECORD} does not tell where the song is from; move {folder} away.")
     if record.get("Identity") == _identity(files):
         return all(signal_file(folder, signal).exists() for signal in SIGNALS)  # not where links lead nowhere
     if record["Source"] != str(source):
@@ -339,7 +338,7 @@ def _place(folder: Path, files: Sources, source: Path) -> None:
                 os.symlink(files[name][0], unfinished / f"{name}.wav")
         else:
             _write_sums(unfinished, files)
-        write_json(unfinished / _RECORD, {"Source": str(source), "Identity": _identity(files)})
+        write_json(unfinished / RECORD, {"Source": str(source), "Identity": _identity(files)})
         if folder.exists():
             shutil.rmtree(folder)
         publish(unfinished, folder)

@@ -127,7 +127,7 @@ steps:
 
 
 class Dead(Executor):
-    def submit(self, *_: Any) -> Future[Any]:
+    def submit(self, *_: Any, **__: Any) -> Future[Any]:
         raise BrokenExecutor("A process was terminated abruptly.")
 
 

@@ -229,7 +229,7 @@ out_dir: str = "."  # where results go
     given = {"some": values, "named": {"w/o clip": values}, "label": "scores.csv", "labels": ["w/o separation"]}
     run = runs.prepare(notebook, given, tmp_path / "out")
     assert run.given == {**given, "some": paths, "named": {"w/o clip": paths}}
-    assert list(run.identity["inputs"]) == [f"{tmp_path}/scores.csv"]
+    assert list(run.inputs) == [f"{tmp_path}/scores.csv"]
     assert [runs.prepare(notebook, {"one": text}, "out").given["one"] for text in values] == paths
 
 

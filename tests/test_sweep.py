@@ -251,6 +251,9 @@ class _Stub:
         self.out_dir, self.stop_after = out_dir, stop_after
         out_dir.mkdir(exist_ok=True)
 
+    def pair_identity(self, split, pair):
+        return f"{split} {pair.scene} {pair.listener}"
+
     def scores(self, candidates, on):
         if self.stop_after is not None:
             self.stop_after -= 1

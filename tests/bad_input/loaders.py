@@ -333,7 +333,7 @@ def _write_learned(folder: Path) -> Path:
     trims = ((0.0, 0.0),) * len(NALR_FREQUENCIES)
     fusion = personal.PersonalFusion(personal.Candidate((0.5, 0.5)), [0.1])
     fitting = personal.PersonalFitting(0.0, trims, [0.1])
-    content = {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": [0.5]}
+    content = {"identity": "of A", "fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": [0.5]}
     return _as_json("A.json", content)(folder)
 
 
@@ -419,7 +419,7 @@ LOADERS = (
     Loader("metrics.jsonl", _write_metrics, _read_metrics, damaged_text),
     Loader("at_ear_gains.json", _write_ear_gains, _read_ear_gains),
     Loader("levels", _write_levels, _read_levels, damaged_text),
-    Loader("personal settings", _write_learned, lambda path: personal._read_learned(path, 2, 1)),
+    Loader("personal settings", _write_learned, lambda path: personal._read_learned(path, "of A", 2, 1)),
     Loader("report.json", _write_report, _read_report),
     Loader("report's table", lambda folder: _write_report(folder).with_name("table.csv"), _read_report, damaged_text),
     Loader("study.yaml", _write_study, _read_study, damaged_yaml),

@@ -34,11 +34,16 @@ def _last_cell(cell: str) -> Callable[[bytes], bytes]:
     return lambda sound: sound.rstrip().rpartition(b",")[0] + f",{cell}\n".encode()
 
 
+def _last_score(cell: str) -> Callable[[bytes], bytes]:
+    """Replace the cell before the identity of a row."""
+    return lambda sound: b",".join([*sound.rstrip().split(b",")[:-2], cell.encode(), sound.rpartition(b",")[2]])
+
+
 REFUSED = [
     ("songs to simulate", _json(lambda songs: songs[0].update({"Track Name": ""}))),
     ("card", _json(lambda card: card.update(architecture=[]))),
-    ("scores of a sweep", _last_cell("-inf")),
-    ("scores of a sweep", _last_cell("nan")),
+    ("scores of a sweep", _last_score("-inf")),
+    ("scores of a sweep", _last_score("nan")),
     ("scores.csv", _last_cell("inf")),
     ("data.json", _json(lambda card: card["stems"][0]["tracks"][0].update(id="/etc/passwd"))),
     ("data.json", _json(lambda card: card["stems"][0].update(stemName="../../outside"))),
