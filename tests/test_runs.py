@@ -19,6 +19,7 @@ from stubs import count, count_ended, read, write_notebook
 from cadenza_lib import runs
 from cadenza_lib.__main__ import main
 from cadenza_lib.errors import ParameterError
+from cadenza_lib.files import DATA
 from cadenza_lib.runs import RunError, execute, notebook_parameters
 
 
@@ -229,7 +230,7 @@ out_dir: str = "."  # where results go
     given = {"some": values, "named": {"w/o clip": values}, "label": "scores.csv", "labels": ["w/o separation"]}
     run = runs.prepare(notebook, given, tmp_path / "out")
     assert run.given == {**given, "some": paths, "named": {"w/o clip": paths}}
-    assert list(run.inputs) == [f"{tmp_path}/scores.csv"]
+    assert list(run.inputs) == [str(DATA / "demo"), f"{tmp_path}/scores.csv"]
     assert [runs.prepare(notebook, {"one": text}, "out").given["one"] for text in values] == paths
 
 

@@ -252,7 +252,7 @@ class _Stub:
         out_dir.mkdir(exist_ok=True)
 
     def pair_identity(self, split, pair):
-        return f"{split} {pair.scene} {pair.listener}"
+        return f"{split} {pair}"
 
     def scores(self, candidates, on):
         if self.stop_after is not None:
