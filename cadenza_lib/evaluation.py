@@ -38,6 +38,7 @@ from cadenza_lib.files import (
     read_rows,
     read_table,
     repair_table,
+    write_errors,
 )
 from cadenza_lib.fitting import OUTPUT_SAMPLE_RATE, Output, amplify, finish, listener_firs, resample, save_output
 from cadenza_lib.fusion import ModelWeights
@@ -351,16 +352,17 @@ class _Table:
 
     def drop_invalid_rows(self) -> None:
         """Drop the rows that something else has decided than would decide them now, and their signals."""
-        dropped = keep_rows(self.path, self._is_valid)
-        for row in dropped:
-            name = signal_name(_pair_of(row))
-            for suffix in (".flac", ".wav"):
-                (self._signals / f"{name}{suffix}").unlink(missing_ok=True)
-        if dropped:
+        invalid = [row for row in read_rows(self.path) if not self._is_valid(row)]
+        with write_errors(self._signals):  # signals first: rows tell a restart which are left
+            for name in map(signal_name, map(_pair_of, invalid)):
+                for suffix in (".flac", ".wav"):
+                    (self._signals / f"{name}{suffix}").unlink(missing_ok=True)
+        if invalid:
+            keep_rows(self.path, self._is_valid)
             _LOGGER.warning(
                 "%s: %d of its scores were computed from other weights, songs, gains or audiograms, and are dropped.",
                 self.path,
-                len(dropped),
+                len(invalid),
             )
 
     def known_pairs(self) -> set[Pair]:

@@ -18,7 +18,7 @@ import pandas as pd
 from torch import nn
 
 from cadenza_lib.errors import ParameterError
-from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text
+from cadenza_lib.files import atomic_path, fill, parse_json, read_json, read_text, write_errors
 from cadenza_lib.identity import claim
 from cadenza_lib.targets import TargetLoss
 
@@ -173,8 +173,9 @@ class Inputs:
 def claim_run(out_dir: Path, config: Config, inputs: Inputs) -> None:
     """Mark a directory as that of a run, or refuse if it is another's that has begun; what it names may have moved."""
     if not (out_dir / "metrics.jsonl").exists():
-        for name in ("inputs.json", "config.json"):
-            (out_dir / name).unlink(missing_ok=True)
+        with write_errors(out_dir):
+            for name in ("inputs.json", "config.json"):
+                (out_dir / name).unlink(missing_ok=True)
     claim(out_dir / "inputs.json", inputs)
     claim(out_dir / "config.json", config, _MAY_CHANGE)
 

@@ -51,7 +51,8 @@ _LATE = (
     "PIL.PngImagePlugin",
     "sqlalchemy.dialects.sqlite",
 )
-_CIRCUMSTANCES = {"started", "ended", "duration_s", "waited_share", "git", "inputs"}  # inputs: hashes of manifests
+_CIRCUMSTANCES = {"started", "ended", "duration_s", "waited_share", "git", "inputs", "identity"}
+"""What may differ; inputs are hashes of manifests, which have times, and an identity follows from them."""
 
 
 @dataclass(frozen=True)
