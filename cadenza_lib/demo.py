@@ -1,8 +1,9 @@
-"""The demo corpus: synthesised songs, spherical heads and standard audiograms, with no download and nothing on disk.
+"""The embedded corpora: synthesised songs, model heads and listeners, with no download and nothing on disk.
 
-It opens like any corpus in the challenge's layout: the metadata lie in `data/demo/metadata`, while songs are rendered
-from their seeds and HRTFs are computed when they are read. The `tiny_*` factories make the smallest inputs that go
-through the whole chain, for tests and doctests.
+"demo" is small, with spherical heads and standard audiograms; "twin" is distributed like the challenge (see `twin`).
+They open like any corpus in the challenge's layout: the metadata lie in `data/<name>/metadata`, while songs are
+rendered from their seeds and HRTFs are computed when they are read. The `tiny_*` factories make the smallest inputs
+that go through the whole chain, for tests and doctests.
 """
 
 import threading
@@ -18,12 +19,14 @@ from torch import Tensor
 from cadenza_lib.acoustics import SAMPLE_RATE, hrtf_file_name, quantise_16bit, spherical_head_hrtf
 from cadenza_lib.corpus import AtEarSong, Corpus
 from cadenza_lib.files import DATA, make_directory, write_json
+from cadenza_lib.heads import head_hrtf, model_heads
 from cadenza_lib.identity import digest
-from cadenza_lib.listeners import Audiogram, Listener, standard_audiogram
+from cadenza_lib.listeners import BISGAARD_FREQUENCIES, Listener, listener_entry, standard_audiogram
 from cadenza_lib.scenes import STEMS, HeadPosition, gain_grid, head_positions, sample_scene_listeners, sample_scenes
 from cadenza_lib.synthesis import render_song
 
 __all__ = [
+    "EMBEDDED_CORPORA",
     "HEAD_RADII_M",
     "SPLITS",
     "DemoCorpus",
@@ -34,13 +37,16 @@ __all__ = [
     "tiny_song",
 ]
 
+EMBEDDED_CORPORA = ("demo", "twin")
+"""Names that `open_corpus` knows."""
+
 SPLITS = {"train": (1, 6, 16.0), "valid": (7, 4, 12.0), "test": (11, 4, 12.0)}
 """First seed, number of songs and their duration in seconds. The demo checkpoints were trained on seeds from 1000."""
 
 HEAD_RADII_M = {"sphere_S": 0.0800, "sphere_M": 0.0875, "sphere_L": 0.0950}
 """The demo's subjects: spherical heads, the middle one of average size."""
 
-_SONGS_IN_MEMORY = 16  # of 28 MB each; more than a split has
+_SONGS_IN_MEMORY = 32  # of up to 28 MB each; more than a split has
 _SCENES_PER_SONG = 4  # as in the challenge
 _LISTENERS_PER_SCENE = 2
 _EAR_PAIRS = (
@@ -54,21 +60,23 @@ _EAR_PAIRS = (
 
 
 class DemoCorpus(Corpus):
-    """The embedded corpus; see `Corpus` for what can be done with it."""
+    """An embedded corpus by its name; see `Corpus` for what can be done with it."""
 
-    def __init__(self) -> None:
-        super().__init__(DATA / "demo")
+    def __init__(self, name: str = "demo") -> None:
+        super().__init__(DATA / name)
         self._rendered: dict[int, Tensor] = {}  # by seed: excerpts must not render a whole song each
         self._rendering = threading.Lock()
 
     @property
     def name(self) -> str:
         """The name that opens it."""
-        return "demo"
+        return self.root.name
 
     def _read_song(self, entry: dict[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # As if read from 16-bit files; float32 holds sums of 16-bit values exactly.
-        stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"]).double()).to(dtype)
+        names = {"Loudness": "loudness_lufs", "Balance": "balance_db"}
+        mastering = {names[key]: value for key, value in entry.items() if key in names}  # of the twin's songs
+        stems = quantise_16bit(render_song(entry["Seed"], entry["Duration"], **mastering).double()).to(dtype)
         return stems, stems.sum(0)
 
     def _read_dry_excerpt(self, entry: dict[str, Any], start: int, stop: int) -> Tensor:
@@ -91,31 +99,36 @@ class DemoCorpus(Corpus):
             return self._rendered[entry["Seed"]]
 
     def _dry_identity(self, entry: dict[str, Any]) -> str:
-        return digest(entry["Seed"], entry["Duration"])
+        return digest([entry.get(name) for name in ("Seed", "Duration", "Loudness", "Balance")])
 
     def _hrtf_identity(self, position: HeadPosition) -> str:
-        return digest(asdict(position), HEAD_RADII_M[position.subject])
+        if position.subject in HEAD_RADII_M:
+            return digest(asdict(position), HEAD_RADII_M[position.subject])
+        return digest(asdict(position), asdict(model_heads()[position.subject]))
 
     def _read_hrtf(self, position: HeadPosition) -> Tensor:
-        return spherical_head_hrtf(position.left_angle, position.right_angle, HEAD_RADII_M[position.subject])
+        angles = position.left_angle, position.right_angle
+        if position.subject in HEAD_RADII_M:
+            return spherical_head_hrtf(*angles, HEAD_RADII_M[position.subject])
+        return head_hrtf(*angles, model_heads()[position.subject])
 
 
 def open_corpus(corpus: str | Path) -> Corpus:
-    """Open the corpus "demo", or the one at a path.
+    """Open an embedded corpus, "demo" or "twin", or the one at a path.
 
     Raises
     ------
     CorpusError
         If there is no usable corpus at the path.
     """
-    return DemoCorpus() if corpus == "demo" else Corpus(corpus)
+    return DemoCorpus(str(corpus)) if corpus in EMBEDDED_CORPORA else Corpus(corpus)
 
 
 def demo_metadata() -> dict[str, Any]:
     """Return the content of `data/demo/metadata` by file name; `python -m cadenza_lib.demo` writes it."""
     gains = gain_grid()
     positions = head_positions(HEAD_RADII_M)
-    listeners = {name: _listener_entry(name, left, right) for name, left, right in _named_ear_pairs()}
+    listeners = {name: _standard_listener(name, left, right) for name, left, right in _named_ear_pairs()}
     files: dict[str, Any] = {
         "gains.json": gains,
         "head_loudspeaker_positions.json": {
@@ -169,7 +182,7 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
     gains = dict(list(gain_grid((-6, 6)).items())[:9])
     positions = head_positions(["sphere_M"])
     listeners = {
-        name: _listener_entry(name, left, right) for name, left, right in (("A", "N2", "N3"), ("B", "S1", "N1"))
+        name: _standard_listener(name, left, right) for name, left, right in (("A", "N2", "N3"), ("B", "S1", "N1"))
     }
     scenes = sample_scenes(songs, gains, positions, 2)
     metadata = {
@@ -210,18 +223,10 @@ def _named_ear_pairs() -> list[tuple[str, str, str]]:
     return [(left if left == right else f"{left}-{right}", left, right) for left, right in _EAR_PAIRS]
 
 
-def _listener_entry(name: str, left: str, right: str) -> dict[str, Any]:
-    """Return a listener as the challenge's files hold it."""
-
-    def levels(audiogram: Audiogram) -> list[float]:
-        return audiogram.levels.tolist()
-
-    return {
-        "name": name,
-        "audiogram_cfs": standard_audiogram(left).frequencies.tolist(),
-        "audiogram_levels_l": levels(standard_audiogram(left)),
-        "audiogram_levels_r": levels(standard_audiogram(right)),
-    }
+def _standard_listener(name: str, left: str, right: str) -> dict[str, Any]:
+    """Return a listener with two standard audiograms as the challenge's files hold it."""
+    levels = [standard_audiogram(ear).levels.tolist() for ear in (left, right)]
+    return listener_entry(name, [float(frequency) for frequency in BISGAARD_FREQUENCIES], *levels)
 
 
 if __name__ == "__main__":

@@ -183,7 +183,15 @@ class _Run:
         device = self.fabric.device
         gain_file = out_dir / "at_ear_gains.json" if self.first else None
         self.segments = Segments(
-            self.corpus, split, self.scenes, config.segment_s, config.seed, config.augmentations, device, gain_file
+            self.corpus,
+            split,
+            self.scenes,
+            config.segment_s,
+            config.seed,
+            config.augmentations,
+            device,
+            gain_file,
+            config.dry,
         )
         valid_scenes = training_scenes(self.corpus, valid)
         self.valid_segments = Segments(self.corpus, valid, valid_scenes, config.segment_s, _VALID_SEED, (), device)

@@ -36,6 +36,7 @@ __all__ = [
     "better_ear_pta_db_hl",
     "ear_audiogram",
     "ear_table",
+    "listener_entry",
     "load_listeners",
     "measurement_note",
     "parse_listener",
@@ -158,6 +159,13 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
             )
         audiograms.append(Audiogram(levels=levels, frequencies=frequencies))
     return Listener(audiogram_left=audiograms[0], audiogram_right=audiograms[1], id=name)
+
+
+def listener_entry(
+    name: str, frequencies: Sequence[float], left: Sequence[float], right: Sequence[float]
+) -> dict[str, Any]:
+    """Return a listener as the challenge's files hold it; the inverse of `parse_listener`."""
+    return dict(zip(_KEYS, (name, list(frequencies), list(left), list(right)), strict=True))
 
 
 def standard_audiogram(name: str) -> Audiogram:

@@ -156,6 +156,8 @@ class Segments:
     gain_file
         JSON file that remembers the loudness gains of whole songs by their identity (see `identity`); they take seconds
         of computing each.
+    dry
+        Whether segments are those of the loudspeakers instead, as if each ear heard its own.
 
     Raises
     ------
@@ -175,6 +177,7 @@ class Segments:
         augmentations: Sequence[str] = (),
         device: torch.device | None = None,
         gain_file: Path | None = None,
+        dry: bool = False,
     ) -> None:
         if not BLOCK_S <= segment_s < float("inf"):
             raise ParameterError(f"segment_s {segment_s} must be at least {BLOCK_S} s, or a segment has no loudness.")
@@ -184,7 +187,7 @@ class Segments:
         self.length = round(segment_s * SAMPLE_RATE)
         self._seed, self._augmentations = seed, frozenset(augmentations)
         self._device = device or torch.device("cpu")
-        self._gain_file = gain_file
+        self._gain_file, self._dry = gain_file, dry
         self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
         self._firs: dict[str, Tensor] = {}
         self._song_identity = functools.cache(functools.partial(corpus.simulated_identity, split))
@@ -198,12 +201,14 @@ class Segments:
         return Batch(stems, mixture, gains_db.to(self._device), firs.to(self._device), listeners)
 
     def segment(self, scene: Scene, start: int) -> Tensor:
-        """Return a segment of a scene's song at the ears from sample `start`.
+        """Return a segment of a scene's song from sample `start`: at the ears, or dry.
 
         Shape:
             - result: `(stem + 1, channel, time)`, float32, the mixture last
         """
         stop = start + self.length
+        if self._dry:
+            return self._corpus.dry_excerpt(self._split, scene.music, start, stop).to(self._device, torch.float32)
         if self._corpus.has_at_ear_audio(self._split, scene):
             return self._corpus.at_ear_excerpt(self._split, scene, start, stop).to(self._device, torch.float32)
         hrtf = self._corpus.hrtf(scene.head_loudspeaker_positions)

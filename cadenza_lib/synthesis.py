@@ -28,7 +28,6 @@ Array = npt.NDArray[np.float64]
 _BLOCK = 256  # samples between updates of a moving filter, 5.8 ms at 44.1 kHz
 _LEAD_IN_S = 0.03  # before the first beat, so that its attack is not faded away
 _FADE_IN_S, _FADE_OUT_S = 0.003, 0.02
-_TARGET_LUFS = -14.1  # ungated; a gated meter reads within 0.1 LU of it on these songs
 _CEILING = 0.94  # peak of the mixture, linear
 _LIMITER_S = 0.008  # look-ahead and release
 _STEPS = 16  # sixteenth notes in a bar
@@ -128,7 +127,13 @@ _Part = Callable[[_Song, Generator], list[tuple[float, float, int]]]  # start in
 _Instrument = Callable[[_Song, Generator, float, int], Array]  # frequency in Hz, length in samples
 
 
-def render_song(seed: int, duration_s: float = 16.0, sample_rate: int = 44100) -> torch.Tensor:
+def render_song(
+    seed: int,
+    duration_s: float = 16.0,
+    sample_rate: int = 44100,
+    loudness_lufs: float = -14.1,
+    balance_db: Sequence[float] = (0.0, 0.0, 0.0, 0.0),
+) -> torch.Tensor:
     """Compose and render a song as four stems whose sum is the mixture.
 
     Parameters
@@ -139,11 +144,15 @@ def render_song(seed: int, duration_s: float = 16.0, sample_rate: int = 44100) -
         Length in seconds; the music is cut there with a fade of 20 ms.
     sample_rate : int, at least 22050
         In Hz.
+    loudness_lufs : float, -40 to -10
+        Of the mixture, ungated; a gated meter reads within 0.1 LU of it on these songs.
+    balance_db : sequence of four floats
+        Gains of the stems before the common one; without them, stems are about equally loud.
 
     Returns
     -------
     Tensor, float32, shape (stem=4, channel=2, time)
-        Vocals, drums, bass and other. Their sum is at about -14 LUFS with a peak below 0.95.
+        Vocals, drums, bass and other. Their sum has a peak below 0.95.
 
     Raises
     ------
@@ -161,11 +170,13 @@ def render_song(seed: int, duration_s: float = 16.0, sample_rate: int = 44100) -
         raise ParameterError(f"Duration {duration_s} s is outside 4 to 120 s; choose one inside.")
     if sample_rate < 22050:
         raise ParameterError(f"Sample rate {sample_rate} Hz is below 22050 Hz; render at a higher one and resample.")
+    if not -40 <= loudness_lufs <= -10:
+        raise ParameterError(f"Loudness {loudness_lufs} LUFS is outside -40 to -10 LUFS; choose one inside.")
     plan_rng, mix_rng, *stem_rngs = np.random.default_rng(seed).spawn(6)
     song = _plan_song(plan_rng, duration_s, sample_rate)
     players = (_render_vocals, _render_drums, _render_bass, _render_other)
     stems = np.stack([play(song, rng) for play, rng in zip(players, stem_rngs, strict=True)])
-    return torch.from_numpy(_master(stems, song, mix_rng).astype(np.float32))
+    return torch.from_numpy(_master(stems, song, mix_rng, loudness_lufs, balance_db).astype(np.float32))
 
 
 def _plan_song(rng: Generator, duration_s: float, sample_rate: int) -> _Song:
@@ -692,16 +703,16 @@ def _saturate(stem: Array, crest: float) -> Array:
 # Mastering
 
 
-def _master(stems: Array, song: _Song, rng: Generator) -> Array:
+def _master(stems: Array, song: _Song, rng: Generator, loudness_lufs: float, balance_db: Sequence[float]) -> Array:
     """Balance the stems, fade their ends, and bring the mixture to its loudness and peak by one common gain."""
-    for index, balance_db in ((1, -1.0), (2, -2.5), (3, -1.5)):
-        stems[index] *= 10 ** ((balance_db + rng.uniform(-2, 2) - _loudness_lufs(stems[index], song)) / 20)
+    for index, usual_db in ((1, -1.0), (2, -2.5), (3, -1.5)):
+        stems[index] *= 10 ** ((usual_db + rng.uniform(-2, 2) - _loudness_lufs(stems[index], song)) / 20)
     rest_lufs = _loudness_lufs(stems[1:].sum(axis=0), song)
     stems[0] *= 10 ** ((rest_lufs - 3 + rng.uniform(-1.5, 1.5) - _loudness_lufs(stems[0], song)) / 20)
-    stems *= _ramps(song.n_samples, song, _FADE_IN_S, _FADE_OUT_S)
+    stems *= _ramps(song.n_samples, song, _FADE_IN_S, _FADE_OUT_S) * 10 ** (np.reshape(balance_db, (4, 1, 1)) / 20)
     for _ in range(3):  # limiting lowers the loudness a little, so approach the target
         mixture = stems.sum(axis=0)
-        makeup = 10 ** ((_TARGET_LUFS - _loudness_lufs(mixture, song)) / 20)
+        makeup = 10 ** ((loudness_lufs - _loudness_lufs(mixture, song)) / 20)
         stems *= makeup * _limiter_gain(mixture * makeup, song)
     return stems
 

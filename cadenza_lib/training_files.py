@@ -54,6 +54,7 @@ class Config:
     n_scenes: int = 0  # number of training scenes, 0: all of the split; beyond, new ones are drawn
     scene_seed: int = 0  # chooses the subset of scenes
     segment_s: float = 8.0  # length of a training segment in s
+    dry: bool = False  # train on the dry songs of the scenes, as a control of what training at the ears adds
     augmentations: tuple[str, ...] = ()  # see `segments.AUGMENTATIONS`; the paper uses none
     batch_size: int = 24  # segments per step, over all processes
     micro_batch: int = 0  # segments that one process works on at a time, 0: its whole share of the batch

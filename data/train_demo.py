@@ -3,35 +3,47 @@
     .venv/bin/python data/train_demo.py --architecture hdemucs      # writes data/demo_hdemucs.{safetensors,json}
     .venv/bin/python data/train_demo.py --architecture openunmix    # writes data/demo_openunmix.{safetensors,json}
 
-The songs come from seeds that no split of the demo corpus uses. The run is repeatable: the same seed gives the same
-weights on the same machine with the same number of threads.
+The songs come from seeds that no split of the demo corpus uses; those of validation are not trained on. The run is
+repeatable: the same seed gives the same weights on the same machine with the same number of threads.
+
+The learning rate is constant until the last `--decay` steps, in which it falls linearly to zero (A. Hägele et al.,
+"Scaling laws and compute-optimal training beyond fixed training durations", NeurIPS 2024), so the number of steps need
+not be known at the start. With `--state FILE` a run that was stopped goes on where it last was saved when the same
+command is given again, also with another number of `--steps`: with `--steps` = (steps done) + `--decay`, it ends.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from cadenza_lib.acoustics import SAMPLE_RATE
 from cadenza_lib.corpus import AtEarSong
-from cadenza_lib.demo import DemoCorpus
-from cadenza_lib.files import DATA, read_json
+from cadenza_lib.files import DATA, atomic_path, read_json
 from cadenza_lib.openunmix import OpenUnmix
 from cadenza_lib.scenes import GAIN_STEPS_DB, STEMS
-from cadenza_lib.separation import ARCHITECTURES, load, load_network, save_checkpoint
+from cadenza_lib.separation import (
+    ARCHITECTURES,
+    load_network,
+    network_separator,
+    save_checkpoint,
+)
 from cadenza_lib.synthesis import render_song
 
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
+HELD_OUT_SEEDS = range(900, 908)
+HELD_OUT_DURATION_S = 10.0
+MEASURED_EVERY, SAVED_EVERY = 250, 50  # steps
+WARM_UP = 100  # steps
 ARGUMENTS = {
     "hdemucs": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "hdemucs_masked": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "openunmix": {"sources": list(STEMS), "hidden_size": 64, "n_fft": 2048, "hop_length": 512},
 }
 BETAS = (0.9, 0.999)
-GAIN_RANGE_DB = 4.0
 SPECTRAL_SIZES = (512, 2048)  # samples: 12 and 46 ms
 SPECTRAL_FLOOR = 1e-5  # power of a bin; white noise at -90 dBFS has 4e-7 in 1024 samples
 
@@ -41,9 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--architecture", choices=ARGUMENTS, required=True)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--decay", type=int, default=400, help="last steps, in which the learning rate falls to zero")
     parser.add_argument("--songs", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--segment-s", type=float, default=3.0)
+    parser.add_argument("--gain-range-db", type=float, default=4.0, help="largest change of each stem's gain")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--remix-weight", type=float, default=0.0, help="of the log-spectral loss of remixes")
@@ -51,10 +65,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, help="default: data/demo_<architecture>.safetensors")
+    parser.add_argument(
+        "--state", type=Path, help="file to write all that a stopped run goes on from, and to go on from"
+    )
     arguments = parser.parse_args()
     out = arguments.out or DATA / f"demo_{arguments.architecture}.safetensors"
 
     songs = [render_song(FIRST_SEED + index) for index in tqdm(range(arguments.songs), desc="songs")]
+    held_out = [render_song(seed, HELD_OUT_DURATION_S) for seed in HELD_OUT_SEEDS]
     torch.manual_seed(arguments.seed)
     network = ARCHITECTURES[arguments.architecture](**ARGUMENTS[arguments.architecture])
     if isinstance(network, OpenUnmix):
@@ -69,15 +87,24 @@ def main() -> None:
         network, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(arguments.ema_decay)
     )
     optimiser = torch.optim.Adam(network.parameters(), lr=arguments.learning_rate, betas=BETAS)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, arguments.learning_rate, total_steps=arguments.steps, pct_start=0.05
-    )
     generator = torch.Generator().manual_seed(arguments.seed)
-    started = time.monotonic()
-    progress = tqdm(range(arguments.steps), desc="steps")
-    loss_average = 0.0
+    done: dict[str, Any] = {"steps": 0, "duration_s": 0.0, "measured": {}}
+    trained = {"network": network, "average": average, "optimiser": optimiser}
+    if arguments.state is not None and arguments.state.exists():
+        state = torch.load(arguments.state)
+        for name, part in trained.items():
+            part.load_state_dict(state[name])
+        generator.set_state(state["generator"])
+        done = state["done"]
+    started = time.monotonic() - done["duration_s"]
+    losses: list[float] = []
+    progress = tqdm(range(done["steps"], arguments.steps), desc="steps", initial=done["steps"], total=arguments.steps)
     for step in progress:
-        stems = draw_batch(songs, arguments.batch, int(arguments.segment_s * SAMPLE_RATE), generator)
+        for group in optimiser.param_groups:
+            group["lr"] = arguments.learning_rate * rate(step, arguments.steps, arguments.decay)
+        stems = draw_batch(
+            songs, arguments.batch, int(arguments.segment_s * SAMPLE_RATE), arguments.gain_range_db, generator
+        )
         stems = stems.to(arguments.device)
         estimate = network(stems.sum(1))
         loss = torch.nn.functional.l1_loss(estimate, stems)
@@ -87,22 +114,32 @@ def main() -> None:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
-        schedule.step()
         average.update_parameters(network)
-        loss_average += (loss.item() - loss_average) / min(step + 1, 50)
-        progress.set_postfix(loss=f"{loss_average:.4f}")
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
-            save_checkpoint(average.module, out, card(arguments, step + 1, time.monotonic() - started))
-            measured = {split: si_sdr_improvement_db(str(out), split) for split in ("valid", "test")}
-            tqdm.write(f"step {step + 1}: {json.dumps(measured)}")
-    save_checkpoint(
-        average.module,
-        out,
-        card(arguments, arguments.steps, time.monotonic() - started) | {"si_sdr_improvement_db": measured},
-    )
+        losses.append(loss.item())
+        progress.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}")
+        last = step + 1 == arguments.steps
+        done |= {"steps": step + 1, "duration_s": time.monotonic() - started}
+        if last or (step + 1) % MEASURED_EVERY == 0:
+            measured = measure(average.module, held_out) | {"training_loss": round(sum(losses) / len(losses), 5)}
+            losses.clear()
+            tqdm.write(f"step {step + 1}: {measured}")
+            done["measured"][step + 1] = measured
+        if last or (step + 1) % SAVED_EVERY == 0:
+            save_checkpoint(average.module, out, card(arguments, **done))
+            if arguments.state is not None:
+                state = {name: part.state_dict() for name, part in trained.items()}
+                with atomic_path(arguments.state) as path:
+                    torch.save(state | {"generator": generator.get_state(), "done": done}, path)
 
 
-def draw_batch(songs: list[torch.Tensor], batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+def rate(step: int, steps: int, decay: int) -> float:
+    """Return the share of the learning rate in a step: a short warm-up, constant, and linear to zero at the end."""
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / max(decay, 1))
+
+
+def draw_batch(
+    songs: list[torch.Tensor], batch: int, length: int, gain_range_db: float, generator: torch.Generator
+) -> torch.Tensor:
     """Draw segments with random gains and channel swaps; half of them mix stems of different songs.
 
     Shape:
@@ -118,7 +155,7 @@ def draw_batch(songs: list[torch.Tensor], batch: int, length: int, generator: to
                 song = int(torch.randint(len(songs), (), generator=generator))
                 start = int(torch.randint(songs[song].shape[-1] - length, (), generator=generator))
             stems.append(songs[song][stem, :, start : start + length])
-        gains_db = (torch.rand(len(STEMS), 1, 1, generator=generator) * 2 - 1) * GAIN_RANGE_DB
+        gains_db = (torch.rand(len(STEMS), 1, 1, generator=generator) * 2 - 1) * gain_range_db
         segment = torch.stack(stems) * 10 ** (gains_db / 20)
         segments.append(segment.flip(1) if torch.rand((), generator=generator) < 0.5 else segment)
     return torch.stack(segments)
@@ -142,21 +179,26 @@ def remix_loss(estimate: torch.Tensor, truth: torch.Tensor, generator: torch.Gen
     return loss
 
 
-def card(arguments: argparse.Namespace, steps: int, duration_s: float) -> dict[str, object]:
+def card(arguments: argparse.Namespace, steps: int, duration_s: float, measured: dict[int, Any]) -> dict[str, object]:
     """Return what the checkpoint's card tells about its training."""
     return {
         "architecture": arguments.architecture,
         "arguments": ARGUMENTS[arguments.architecture],
         "trained_on": f"dry songs of cadenza_lib.synthesis, seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
-        "command": f"python data/train_demo.py --architecture {arguments.architecture} --steps {arguments.steps} "
-        f"--songs {arguments.songs} --batch {arguments.batch} --segment-s {arguments.segment_s} "
-        f"--learning-rate {arguments.learning_rate} --ema-decay {arguments.ema_decay} "
-        f"--remix-weight {arguments.remix_weight} --seed {arguments.seed}"
+        "command": f"python data/train_demo.py --architecture {arguments.architecture} --steps {steps} "
+        f"--decay {arguments.decay} --songs {arguments.songs} --batch {arguments.batch} "
+        f"--segment-s {arguments.segment_s} --gain-range-db {arguments.gain_range_db} "
+        f"--learning-rate {arguments.learning_rate} "
+        f"--ema-decay {arguments.ema_decay} --remix-weight {arguments.remix_weight} --seed {arguments.seed}"
         + (f" --init {arguments.init.name}" if arguments.init else ""),
         "init": read_json(arguments.init.with_suffix(".json")) if arguments.init else None,
         "steps": steps,
-        "loss": f"L1 of stems + {arguments.remix_weight} x log-spectral L1 of remixes",
-        "optimiser": f"Adam {BETAS}, one cycle, EMA {arguments.ema_decay}",
+        "loss": "L1 of stems"
+        + (f" + {arguments.remix_weight} x log-spectral L1 of remixes" if arguments.remix_weight else ""),
+        "optimiser": f"Adam {BETAS}, rate constant, then linear to zero in the last {arguments.decay} of "
+        f"{arguments.steps} steps, EMA {arguments.ema_decay}",
+        "held_out": f"dry songs of seeds {HELD_OUT_SEEDS[0]} to {HELD_OUT_SEEDS[-1]}, first {HELD_OUT_DURATION_S:g} s",
+        "measured": measured,
         "device": arguments.device,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -164,18 +206,20 @@ def card(arguments: argparse.Namespace, steps: int, duration_s: float) -> dict[s
     }
 
 
-def si_sdr_improvement_db(checkpoint: str, split_name: str) -> dict[str, float]:
-    """Return the mean improvement of SI-SDR over the mixture on the dry songs of a demo split, by stem."""
-    corpus, separator = DemoCorpus(), load(checkpoint, "cpu")
-    split = corpus.split(split_name)
-    improvement = []
-    for name in split.songs:
-        stems, mixture = corpus.song(split, name)
-        estimate = separator(AtEarSong(name, stems, mixture))
+def measure(network: torch.nn.Module, songs: list[torch.Tensor]) -> dict[str, Any]:
+    """Return the L1 of the stems of songs whose mixture has deviation 1, and the SI-SDR improvement by stem."""
+    device = next(network.parameters()).device
+    separator = network_separator(network, STEMS, device)
+    l1, improvement = [], []
+    for stems in songs:
+        mixture = stems.sum(0)
+        estimate = separator(AtEarSong("held-out song", stems, mixture))
+        l1.append((estimate - stems).abs().mean() / mixture.mean(0).std(correction=0))
         improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
-    means = torch.stack(improvement).mean(0)
-    return {stem: round(float(value), 2) for stem, value in zip(STEMS, means, strict=True)} | {
-        "mean": round(float(means.mean()), 2)
+    by_stem = dict(zip(STEMS, torch.stack(improvement).mean(0).tolist(), strict=True))
+    return {
+        "l1": round(float(torch.stack(l1).mean()), 5),
+        "si_sdr_improvement_db": {name: round(value, 2) for name, value in by_stem.items()},
     }
 
 

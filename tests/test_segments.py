@@ -48,6 +48,14 @@ def _official_song(corpus: Corpus, scene: TrainingScene) -> np.ndarray:
 
 @pytest.mark.exact
 @pytest.mark.parametrize("start", [0, 1, 200, 44100])
+def test_dry_segments_are_those_of_the_loudspeakers(corpus, scenes):
+    split = corpus.split("train")
+    stems, mixture = corpus.song(split, scenes[0].scene.music)
+    segment = Segments(corpus, split, scenes, SEGMENT_S, 0, dry=True).segment(scenes[0].scene, 500)
+    expected = torch.cat([stems, mixture[None]])[..., 500 : 500 + segment.shape[-1]]
+    assert torch.equal(segment, expected.float())
+
+
 def test_a_simulated_segment_is_the_slice_of_the_official_simulation(corpus, scenes, start):
     segments = _segments(corpus, scenes)
     segment = segments.segment(scenes[0].scene, start)

@@ -74,6 +74,19 @@ def test_the_mixture_is_as_loud_as_a_mastered_song_and_does_not_clip(seed: int) 
     assert np.abs(mixture).max() <= 0.95
 
 
+def test_loudness_and_balance_are_those_that_were_asked_for() -> None:
+    even, uneven = (
+        render_song(3, 6.0, loudness_lufs=-20.0, balance_db=balance_db).double().numpy()
+        for balance_db in ((0, 0, 0, 0), (0, -10, 0, 0))
+    )
+    for stems in (even, uneven):
+        assert lufs(stems.sum(axis=0)) == pytest.approx(-20, abs=0.3)
+    (vocals, drums, *_), (vocals_beside, drums_below, *_) = ([lufs(stem) for stem in stems] for stems in (even, uneven))
+    assert (drums - vocals) - (drums_below - vocals_beside) == pytest.approx(10, abs=0.1)
+    with pytest.raises(ParameterError, match="Loudness -50 LUFS is outside -40 to -10 LUFS"):
+        render_song(3, 6.0, loudness_lufs=-50)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_stem_is_buried(seed: int) -> None:
     levels = [lufs(stem) for stem in song(seed)]
