@@ -82,7 +82,7 @@ def test_a_model_is_known_by_the_content_of_its_checkpoint_not_by_its_place(tmp_
 
 
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ModelError, match=r"gone\.safetensors cannot be read .*check the path"):
+    with pytest.raises(ModelError, match=r"gone\.safetensors does not exist; check the path"):
         cached_separator(str(tmp_path / "gone.safetensors"), tmp_path)
 
 
