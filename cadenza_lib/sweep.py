@@ -273,7 +273,7 @@ class Sweep:
         split = self.split(on.split)
         wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
         if self._missing(candidates, on):
-            open_corpus(self._settings.corpus).check_songs(split, [split.scenes[pair.scene] for pair in on.pairs])
+            self._corpus.check_songs(split, [split.scenes[pair.scene] for pair in on.pairs])
             with self._locked_table():  # where another process may have scored some
                 missing = self._missing(candidates, on)
                 total = sum(map(len, missing.values()))
