@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cadenza_lib import __version__
-from cadenza_lib.errors import CadenzaError, ParameterError
+from cadenza_lib.core.errors import CadenzaError, ParameterError
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cadenza_lib import check
+    from cadenza_lib.runs import check
 
     return check.main(options.path)
 
@@ -106,11 +106,11 @@ def _run(options: argparse.Namespace) -> int:
         raise ParameterError(
             f"{options.target} is one notebook, so --jobs, --scheduler and --dry-run mean nothing; leave them out."
         )
-    from cadenza_lib import runs
+    from cadenza_lib.runs import notebooks
 
-    manifest = runs.execute(
+    manifest = notebooks.execute(
         options.target,
-        runs.parse_parameters(options.target, texts),
+        notebooks.parse_parameters(options.target, texts),
         options.out_dir or Path("runs") / options.target.stem,
         force=options.force,
         progress=True,
@@ -124,9 +124,10 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from cadenza_lib import execution, executors
-    from cadenza_lib.runs import RunError
-    from cadenza_lib.study import load_study
+    from cadenza_lib.core import processes
+    from cadenza_lib.runs import execution
+    from cadenza_lib.runs.notebooks import RunError
+    from cadenza_lib.runs.study import load_study
 
     if options.scheduler is not None and options.jobs is not None:
         raise ParameterError("With --scheduler, the cluster decides how many run at the same time; leave out --jobs.")
@@ -136,7 +137,7 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
         print(execution.describe_plan(execution.plan_study(study, options.out_dir, force=options.force), jobs))
         return 0
     with ExitStack() as stack:
-        executor = options.scheduler and stack.enter_context(executors.scheduler(options.scheduler))
+        executor = options.scheduler and stack.enter_context(processes.scheduler(options.scheduler))
         stack.enter_context(logging_redirect_tqdm())
         result = execution.run_study(
             study,
@@ -188,7 +189,7 @@ def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
 
 def _check_data(options: argparse.Namespace) -> int:
     """Say what a data set has, what is missing or damaged, and what each split can run; 1 if there is damage."""
-    from cadenza_lib.datasets import check_data
+    from cadenza_lib.data.datasets import check_data
 
     findings = check_data(options.path)
     width = max(len(finding.subject) for finding in findings)
@@ -203,7 +204,7 @@ def _import(options: argparse.Namespace) -> int:
     """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table of paths."""
     from collections import Counter
 
-    from cadenza_lib.supplement import import_songs
+    from cadenza_lib.data.supplement import import_songs
 
     counts = Counter(import_songs(options.source, options.path, options.split).values())
     told = ", ".join(f"{counts[state]} {state}" for state in ("added", "kept", "replaced"))
@@ -213,8 +214,8 @@ def _import(options: argparse.Namespace) -> int:
 
 def _draw_scenes(options: argparse.Namespace) -> int:
     """Draw the scenes of a split and who hears them with the official sampler; more per song keep the first ones."""
-    from cadenza_lib.corpus import Corpus
-    from cadenza_lib.supplement import draw_scenes
+    from cadenza_lib.data.corpus import Corpus
+    from cadenza_lib.data.supplement import draw_scenes
 
     scenes, pairs = draw_scenes(
         Corpus(options.path), options.split, options.per_song, options.listeners, options.like, options.force
@@ -225,8 +226,8 @@ def _draw_scenes(options: argparse.Namespace) -> int:
 
 def _simulate(options: argparse.Namespace) -> int:
     """Write the songs of a split at the ears, as the official generator does; what is there is kept."""
-    from cadenza_lib.corpus import Corpus
-    from cadenza_lib.simulation import plan_simulation, simulate
+    from cadenza_lib.data.corpus import Corpus
+    from cadenza_lib.data.simulation import plan_simulation, simulate
 
     corpus = Corpus(options.path)
     plan = plan_simulation(corpus, options.split)
@@ -253,7 +254,7 @@ def _add_submit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from cadenza_lib.submission import submit
+    from cadenza_lib.scoring.submission import submit
 
     submission = submit(options.evaluation, options.out_dir)
     shares = submission.clipped_share

@@ -20,18 +20,18 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.corpus import AtEarSong
-from cadenza_lib.files import DATA, atomic_path, read_json
-from cadenza_lib.openunmix import OpenUnmix
-from cadenza_lib.scenes import GAIN_STEPS_DB, STEMS
-from cadenza_lib.separation import (
+from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.files import DATA, atomic_path, read_json
+from cadenza_lib.data.corpus import AtEarSong
+from cadenza_lib.data.scenes import GAIN_STEPS_DB
+from cadenza_lib.data.synthesis import render_song
+from cadenza_lib.separation.openunmix import OpenUnmix
+from cadenza_lib.separation.separators import (
     ARCHITECTURES,
     load_network,
     network_separator,
     save_checkpoint,
 )
-from cadenza_lib.synthesis import render_song
 
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
 HELD_OUT_SEEDS = range(900, 908)
@@ -184,7 +184,8 @@ def card(arguments: argparse.Namespace, steps: int, duration_s: float, measured:
     return {
         "architecture": arguments.architecture,
         "arguments": ARGUMENTS[arguments.architecture],
-        "trained_on": f"dry songs of cadenza_lib.synthesis, seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
+        "trained_on": f"dry songs of cadenza_lib.data.synthesis, "
+        f"seeds {FIRST_SEED} to {FIRST_SEED + arguments.songs - 1}",
         "command": f"python data/train_demo.py --architecture {arguments.architecture} --steps {steps} "
         f"--decay {arguments.decay} --songs {arguments.songs} --batch {arguments.batch} "
         f"--segment-s {arguments.segment_s} --gain-range-db {arguments.gain_range_db} "

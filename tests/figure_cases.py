@@ -13,9 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from cadenza_lib import analysis, cause, figures, inference, listener_figures
-from cadenza_lib.headroom import LEVEL_COLUMNS
-from cadenza_lib.listeners import Listener, audiogram_table, standard_audiogram
+from cadenza_lib import figures
+from cadenza_lib.analysis import causes, statistics, tables
+from cadenza_lib.data.listeners import Listener, audiogram_table, standard_audiogram
+from cadenza_lib.figures import listeners
+from cadenza_lib.scoring.levels import LEVEL_COLUMNS
 
 DOTS_PER_INCH = 60
 AUDIOGRAMS = {
@@ -37,10 +39,10 @@ def people() -> dict[str, Listener]:
 
 
 def level_table() -> pd.DataFrame:
-    """Return what `cause.level_table` returns, from a formula: clipping grows with loss and level."""
+    """Return what `causes.level_table` returns, from a formula: clipping grows with loss and level."""
     rows = []
     listeners = people()
-    loss = analysis.ear_table(listeners.values()).set_index(["listener", "ear"])["pta_db_hl"]
+    loss = tables.ear_table(listeners.values()).set_index(["listener", "ear"])["pta_db_hl"]
     for number, (name, ear) in enumerate(loss.index):
         for scene, song in (("s1", "A-hlp_0001"), ("s2", "B-hlp_0002")):
             for system, quality in (("mixture", 0.6), ("net", 0.7), ("oracle", 0.999)):
@@ -56,30 +58,30 @@ def level_table() -> pd.DataFrame:
         "s1": {"vocals": 6, "drums": 0, "bass": -3, "other": 0},
         "s2": {"vocals": -6, "drums": 3, "bass": 0, "other": 0},
     }
-    return cause.level_table(pd.DataFrame(rows, columns=LEVEL_COLUMNS), listeners, gains_db)
+    return causes.level_table(pd.DataFrame(rows, columns=LEVEL_COLUMNS), listeners, gains_db)
 
 
 def cases() -> dict[str, Callable[[Axes], Axes]]:
     """Return what draws each figure, by name."""
     levels = level_table()
-    tidy = cause.official_scores(levels)
+    tidy = causes.official_scores(levels)
     net, net_levels = tidy[tidy["system"] == "net"], levels[levels["system"] == "net"]
     oracle_levels = levels[levels["system"] == "oracle"]
     predictors = ["threshold_500_hz_db_hl", "threshold_4000_hz_db_hl", "pta_db_hl"]
-    correlations = inference.correlation_table(tidy, predictors)
-    gains = analysis.gain_table(net)
+    correlations = statistics.correlation_table(tidy, predictors)
+    gains = tables.gain_table(net)
     return {
         "audiograms": lambda axes: figures.audiograms(audiogram_table(people().values()), axes),
         "haaqi_against_pta": lambda axes: figures.haaqi_against_pta(net, axes),
-        "correlation_heatmap": lambda axes: listener_figures.correlation_heatmap(correlations, axes),
-        "asymmetric_listeners": lambda axes: listener_figures.asymmetric_listeners(net, axes, "c"),
-        "haaqi_by_severity": lambda axes: listener_figures.haaqi_by_severity(tidy, axes),
-        "haaqi_by_gain": lambda axes: listener_figures.haaqi_by_gain(gains, axes),
-        "clipped_share": lambda axes: listener_figures.clipped_share(net_levels, axes),
-        "clip_effect": lambda axes: listener_figures.clip_effect(net_levels, axes),
-        "losses": lambda axes: listener_figures.losses(cause.losses_table(levels, "net"), axes),
-        "level_curves": lambda axes: listener_figures.level_curves(oracle_levels, axes),
-        "level_gains": lambda axes: listener_figures.level_gains(cause.output_level_choices(levels, "net"), axes),
+        "correlation_heatmap": lambda axes: listeners.correlation_heatmap(correlations, axes),
+        "asymmetric_listeners": lambda axes: listeners.asymmetric_listeners(net, axes, "c"),
+        "haaqi_by_severity": lambda axes: listeners.haaqi_by_severity(tidy, axes),
+        "haaqi_by_gain": lambda axes: listeners.haaqi_by_gain(gains, axes),
+        "clipped_share": lambda axes: listeners.clipped_share(net_levels, axes),
+        "clip_effect": lambda axes: listeners.clip_effect(net_levels, axes),
+        "losses": lambda axes: listeners.losses(causes.losses_table(levels, "net"), axes),
+        "level_curves": lambda axes: listeners.level_curves(oracle_levels, axes),
+        "level_gains": lambda axes: listeners.level_gains(causes.output_level_choices(levels, "net"), axes),
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 from recipes.cad_icassp_2024.generate_dataset import generate_at_mic_musdb18, generate_train_scenes
 
-from cadenza_lib.acoustics import SAMPLE_RATE
+from cadenza_lib.core.conventions import SAMPLE_RATE
 
 
 def simulate_officially(root: Path) -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.synthesis import render_song
+from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.data.synthesis import render_song
 
 
 def ten_kinds(duration_s: float = 2.0) -> dict[str, Tensor]:

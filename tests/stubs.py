@@ -36,7 +36,7 @@ with (out / "count.txt").open("a") as file:
 if value == 13:
     raise ValueError("no such luck")
 if value == 14:
-    from cadenza_lib.errors import CorpusError
+    from cadenza_lib.core.errors import CorpusError
     raise CorpusError("songs.json lists no song; add one.")
 if value == 15:
     os._exit(1)

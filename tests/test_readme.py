@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 from stubs import POINT_CELLS, POINT_PARAMETERS, write_notebook
 
-from cadenza_lib.corpus import Corpus
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.evaluation import Settings, evaluate
-from cadenza_lib.files import write_json
-from cadenza_lib.scenes import STEMS, choose_pairs
-from cadenza_lib.separation import load
+from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.core.files import write_json
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.scoring.evaluation import Settings, evaluate
+from cadenza_lib.separation.separators import load
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ few are then computed exactly. Between exact ties the lowest lag wins, as in `nu
 import numpy as np
 from scipy import fft, signal
 
-from cadenza_lib.compiled import compiled
+from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.correlation import SEARCH, correlations
 from cadenza_lib.haaqi.simd import fma, load_as_float64, splat, total
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cadenza_lib.errors import AudioError
+from cadenza_lib.core.errors import AudioError
 from cadenza_lib.haaqi import alignment, ear, features, kernels
 from cadenza_lib.haaqi.ear import BANDS, Ear
 from cadenza_lib.haaqi.kernels import LANES

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 from scipy import fft
 
-from cadenza_lib.compiled import compiled
+from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.simd import fma, load, load_columns, splat, store
 
 __all__ = ["SEARCH", "correlations"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cadenza_lib.compiled import compiled
+from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.kernels import LANES, SMALL
 from cadenza_lib.haaqi.simd import fma, load, load_as_float64, splat, store, total
 

@@ -8,7 +8,7 @@ moves a score by 1e-11 to 3e-9.
 
 import numpy as np
 
-from cadenza_lib.compiled import compiled
+from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.simd import (
     exp2,
     fma,

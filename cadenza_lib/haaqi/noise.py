@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cadenza_lib.compiled import compiled
+from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.simd import load, log2, splat, sqrt, store
 
 __all__ = ["LegacyRows", "LegacyStream", "add_hashed"]

@@ -17,7 +17,7 @@ import numpy as np
 from clarity.utils.audiogram import Audiogram
 from numpy.typing import ArrayLike, NDArray
 
-from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.haaqi import ear, kernels
 from cadenza_lib.haaqi.comparison import Features, Model, ReferenceSide
 from cadenza_lib.haaqi.ear import BANDS

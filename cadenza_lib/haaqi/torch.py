@@ -14,7 +14,7 @@ import torch
 from clarity.utils.audiogram import Audiogram
 from torch import Tensor
 
-from cadenza_lib.errors import AudioError, ParameterError
+from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.haaqi import torch_filters
 from cadenza_lib.haaqi.score import audiogram_levels
 from cadenza_lib.haaqi.torch_comparison import ReferenceSide

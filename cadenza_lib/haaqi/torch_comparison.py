@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cadenza_lib.errors import AudioError
+from cadenza_lib.core.errors import AudioError
 from cadenza_lib.haaqi import ear, features, score, torch_ear, torch_features, torch_filters
 from cadenza_lib.haaqi.comparison import BACK_UP, PRUNE_BELOW, SHORTEST
 from cadenza_lib.haaqi.ear import BANDS

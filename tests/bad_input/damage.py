@@ -20,7 +20,7 @@ import torch
 import yaml
 from hypothesis import strategies as st
 
-from cadenza_lib.errors import CadenzaError
+from cadenza_lib.core.errors import CadenzaError
 
 HANG_S = 30  # no input of a few kilobytes takes a second
 MEMORY_BYTES = 2 << 30  # beyond what the process has already

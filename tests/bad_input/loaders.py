@@ -15,26 +15,30 @@ from demucs.hdemucs import HDemucs
 from hypothesis import strategies as st
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PARAMETERS, write_notebook
 
-from cadenza_lib import analysis, evaluation, headroom, personal, pretrained, separation, training_files
-from cadenza_lib.acoustics import SAMPLE_RATE, load_hrtf, read_audio
-from cadenza_lib.corpus import SIGNALS, Corpus, length_on_disk
-from cadenza_lib.datasets import check_data
-from cadenza_lib.demo import tiny_corpus, tiny_song
-from cadenza_lib.estimates import cached_separator
-from cadenza_lib.files import read_json
-from cadenza_lib.fitting import FIR_ORDER, NALR_FREQUENCIES, OUTPUT_SAMPLE_RATE, listener_firs
-from cadenza_lib.identity import claim
-from cadenza_lib.listeners import ear_table, load_listeners
-from cadenza_lib.openunmix import OpenUnmix
-from cadenza_lib.report import PointResult, write_page
-from cadenza_lib.runs import notebook_parameters, prepare
-from cadenza_lib.scenes import STEMS, choose_pairs, legacy_seed
-from cadenza_lib.segments import Segments, training_scenes
-from cadenza_lib.simulation import at_ear_metadata, plan_simulation
-from cadenza_lib.study import load_study
-from cadenza_lib.submission import submit
-from cadenza_lib.supplement import find_songs
-from cadenza_lib.sweep import Sweep
+from cadenza_lib.analysis import personal, tables
+from cadenza_lib.audio.acoustics import load_hrtf, read_audio
+from cadenza_lib.chain.fitting import FIR_ORDER, NALR_FREQUENCIES, listener_firs
+from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
+from cadenza_lib.core.files import read_json
+from cadenza_lib.core.identity import claim
+from cadenza_lib.data.corpus import SIGNALS, Corpus, length_on_disk
+from cadenza_lib.data.datasets import check_data
+from cadenza_lib.data.demo import tiny_corpus, tiny_song
+from cadenza_lib.data.listeners import ear_table, load_listeners
+from cadenza_lib.data.scenes import choose_pairs, legacy_seed
+from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation
+from cadenza_lib.data.supplement import find_songs
+from cadenza_lib.runs.notebooks import notebook_parameters, prepare
+from cadenza_lib.runs.page import PointResult, write_page
+from cadenza_lib.runs.study import load_study
+from cadenza_lib.scoring import evaluation, levels
+from cadenza_lib.scoring.submission import submit
+from cadenza_lib.scoring.sweep import Sweep
+from cadenza_lib.separation import pretrained, separators
+from cadenza_lib.separation.estimates import cached_separator
+from cadenza_lib.separation.openunmix import OpenUnmix
+from cadenza_lib.training import files
+from cadenza_lib.training.segments import Segments, training_scenes
 
 SMALL_HDEMUCS = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "nfft": 4096, "depth": 6}
 SMALL_OPENUNMIX = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 64, "hop_length": 16}
@@ -174,16 +178,16 @@ def _write_evaluation(folder: Path) -> Path:
 
 def _read_evaluation(path: Path) -> Any:
     listeners = load_listeners(path.parent / "corpus/metadata/listeners.train.json")
-    table = analysis.tidy_table(path.parent, listeners)
+    table = tables.tidy_table(path.parent, listeners)
     missing = int(table["haaqi"].isna().sum())
-    assert (f"{missing} of them missing and left out" in analysis.describe(table)) == (missing > 0)
-    summary = analysis.summary_table(table)
+    assert (f"{missing} of them missing and left out" in tables.describe(table)) == (missing > 0)
+    summary = tables.summary_table(table)
     return table["haaqi"].dropna().to_numpy(), table["clipped_share"].dropna().to_numpy(), summary["haaqi"].dropna()
 
 
 def _settings(path: Path) -> Any:
     settings = evaluation.read_settings(path.parent)
-    return settings, analysis.system_label(settings)
+    return settings, tables.system_label(settings)
 
 
 def _write_sweep(folder: Path) -> Path:
@@ -226,24 +230,24 @@ def _write_moisesdb(folder: Path) -> Path:
 def write_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "openunmix", "arguments": SMALL_OPENUNMIX}
-    separation.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
+    separators.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
     return folder / "network.safetensors"
 
 
 def _write_hdemucs(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "hdemucs", "arguments": SMALL_HDEMUCS}
-    separation.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
+    separators.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
     return folder / "network.json"
 
 
 def _separate(path: Path) -> Any:
     network = path.with_suffix(".safetensors")
-    return separation.load(str(network), "cpu")(tiny_song(0.1))
+    return separators.load(str(network), "cpu")(tiny_song(0.1))
 
 
 def _load_network(path: Path) -> Any:
-    return list(separation.load_network(str(path.with_suffix(".safetensors")))[0].state_dict().values())
+    return list(separators.load_network(str(path.with_suffix(".safetensors")))[0].state_dict().values())
 
 
 def _write_torchaudio(folder: Path) -> Path:
@@ -265,7 +269,7 @@ def _write_estimate(folder: Path) -> Path:
 def _read_estimate(path: Path) -> Any:
     network = path.parents[1] / "network.safetensors"
     stems = cached_separator(str(network), path.parent, "cpu")(tiny_song(0.1))
-    torch.testing.assert_close(stems, separation.load(str(network), "cpu")(tiny_song(0.1)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(stems, separators.load(str(network), "cpu")(tiny_song(0.1)), rtol=0, atol=1e-6)
     return stems
 
 
@@ -280,11 +284,11 @@ def _as_json(name: str, content: Any) -> Callable[[Path], Path]:
     return write
 
 
-RESULT = training_files.Result(4, 4, 0.2, 0.1, 0.6, 0.7, 4, 8, 0.1)
+RESULT = files.Result(4, 4, 0.2, 0.1, 0.6, 0.7, 4, 8, 0.1)
 
 
 def _read_result(path: Path) -> Any:
-    return analysis.data_size_table([path.parent]).drop(columns=["sd", "paper_n_scenes", "paper_haaqi"])
+    return tables.data_size_table([path.parent]).drop(columns=["sd", "paper_n_scenes", "paper_haaqi"])
 
 
 def _write_metrics(folder: Path) -> Path:
@@ -295,8 +299,8 @@ def _write_metrics(folder: Path) -> Path:
 
 def _read_metrics(path: Path) -> Any:
     if path.exists():
-        training_files.cut_metrics(path, 1)
-    return training_files.read_metrics(path.parent).fillna(0.0)
+        files.cut_metrics(path, 1)
+    return files.read_metrics(path.parent).fillna(0.0)
 
 
 def _write_ear_gains(folder: Path) -> Path:
@@ -326,7 +330,7 @@ def _write_levels(folder: Path) -> Path:
 def _read_levels(path: Path, corpus: Path | None = None) -> Any:
     corpus = corpus or path.parents[1] / "corpus"
     pairs = choose_pairs(Corpus(corpus).split("train").scene_listeners)[:1]
-    return headroom.evaluate_levels(Corpus(corpus), "train", ["mixture"], pairs, path.parent, [0.0], progress=False)
+    return levels.evaluate_levels(Corpus(corpus), "train", ["mixture"], pairs, path.parent, [0.0], progress=False)
 
 
 def _write_learned(folder: Path) -> Path:
@@ -414,7 +418,7 @@ LOADERS = (
     Loader("sweep.json", lambda folder: _write_sweep(folder).with_name("sweep.json"), _read_sweep),
     Loader("songs.csv", _write_table, lambda path: find_songs(path) and None, damaged_text),
     Loader("data.json", _write_moisesdb, lambda path: find_songs(path.parents[1]) and None),
-    Loader("config.json", _as_json("config.json", asdict(training_files.Config())), training_files.read_config),
+    Loader("config.json", _as_json("config.json", asdict(files.Config())), files.read_config),
     Loader("result.json", _as_json("result.json", asdict(RESULT)), _read_result),
     Loader("metrics.jsonl", _write_metrics, _read_metrics, damaged_text),
     Loader("at_ear_gains.json", _write_ear_gains, _read_ear_gains),

@@ -11,11 +11,12 @@ from damage import accepts
 from loaders import LOADERS, SMALL_OPENUNMIX, write_checkpoint
 from stubs import write_notebook
 
-from cadenza_lib import separation
-from cadenza_lib.acoustics import SAMPLE_RATE, read_audio
-from cadenza_lib.files import read_json
-from cadenza_lib.runs import notebook_parameters, parse_parameters
-from cadenza_lib.study import load_study
+from cadenza_lib.audio.acoustics import read_audio
+from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.files import read_json
+from cadenza_lib.runs.notebooks import notebook_parameters, parse_parameters
+from cadenza_lib.runs.study import load_study
+from cadenza_lib.separation import separators
 
 DEEP = 1_000_000
 LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -107,7 +108,7 @@ def test_sound_file_that_promises_gigabytes_is_refused_or_read_as_what_it_holds(
 def test_checkpoint_whose_header_has_an_impossible_length_is_refused(length: int, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path)
     path.write_bytes(struct.pack("<Q", length) + path.read_bytes()[8:])
-    assert not accepts(lambda: separation.load_network(str(path)), str(path))
+    assert not accepts(lambda: separators.load_network(str(path)), str(path))
 
 
 @pytest.mark.parametrize("argument", ["hidden_size", "n_fft", "hop_length", "bandwidth_hz"])
@@ -116,7 +117,7 @@ def test_card_with_an_impossible_size_is_refused(argument: str, value: int, tmp_
     path = write_checkpoint(tmp_path)
     card = {"architecture": "openunmix", "arguments": {**SMALL_OPENUNMIX, argument: value}}
     path.with_suffix(".json").write_text(json.dumps(card))
-    assert not accepts(lambda: separation.load(str(path), "cpu"), str(path.with_suffix("")))
+    assert not accepts(lambda: separators.load(str(path), "cpu"), str(path.with_suffix("")))
 
 
 def test_every_reader_has_a_name_of_its_own() -> None:

@@ -14,10 +14,10 @@ from damage import accepts, changed_bytes
 from hypothesis import given
 from loaders import write_checkpoint
 
-from cadenza_lib import finetune as module
-from cadenza_lib import separation
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.finetune import Config, finetune
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.separation import separators
+from cadenza_lib.training import finetuning as module
+from cadenza_lib.training.finetuning import Config, finetune
 
 
 class _RunsCode:
@@ -51,7 +51,7 @@ def test_pickle_in_place_of_weights_or_card_does_not_run(name: str, tmp_path: Pa
         path = tmp_path / name
         path.write_bytes(evil.read_bytes())
         network = path if name.endswith(".pt") else tmp_path / "network.safetensors"
-        assert not accepts(lambda network=network: separation.load(str(network), "cpu"), str(tmp_path))
+        assert not accepts(lambda network=network: separators.load(str(network), "cpu"), str(tmp_path))
         assert not trace.exists()
 
 

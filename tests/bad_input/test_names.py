@@ -10,14 +10,14 @@ import pytest
 import soundfile
 from damage import NAMES
 
-from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.corpus import SIGNALS, Corpus
-from cadenza_lib.datasets import check_data
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.player import Player, Take
-from cadenza_lib.report import PointResult, write_items, write_page
-from cadenza_lib.simulation import simulate
-from cadenza_lib.supplement import draw_scenes, import_songs
+from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.data.corpus import SIGNALS, Corpus
+from cadenza_lib.data.datasets import check_data
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.supplement import draw_scenes, import_songs
+from cadenza_lib.listening.player import Player, Take
+from cadenza_lib.runs.page import PointResult, write_items, write_page
 
 TITLES = (
     *(name for name in NAMES if name.strip(" .") and name not in ("\0", "\ud800")),

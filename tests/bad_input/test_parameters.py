@@ -12,13 +12,13 @@ from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cadenza_lib import sweep
-from cadenza_lib.demo import open_corpus, tiny_song
-from cadenza_lib.evaluation import enhance
-from cadenza_lib.listeners import Listener, spread_listeners, standard_audiogram
-from cadenza_lib.runs import check_parameters, notebook_parameters, parse_parameters
-from cadenza_lib.scenes import choose_pairs, sample_scene_listeners, sample_scenes
-from cadenza_lib.training_files import Config
+from cadenza_lib.data.demo import open_corpus, tiny_song
+from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
+from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
+from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
+from cadenza_lib.scoring import sweep
+from cadenza_lib.scoring.evaluation import enhance
+from cadenza_lib.training.files import Config
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 _OF_ANNOTATION = {"int": int, "float": float, "str": str, "bool": bool}

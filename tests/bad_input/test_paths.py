@@ -10,14 +10,14 @@ import pytest
 from damage import NAMES, accepts, tree
 from stubs import COLLECT_PARAMETERS, write_notebook
 
-from cadenza_lib import evaluation
-from cadenza_lib.corpus import SIGNALS, Corpus
-from cadenza_lib.datasets import check_data
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.errors import CorpusError
-from cadenza_lib.files import file_name, is_inside
-from cadenza_lib.simulation import simulate
-from cadenza_lib.study import load_study
+from cadenza_lib.core.errors import CorpusError
+from cadenza_lib.core.files import file_name, is_inside
+from cadenza_lib.data.corpus import SIGNALS, Corpus
+from cadenza_lib.data.datasets import check_data
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.simulation import simulate
+from cadenza_lib.runs.study import load_study
+from cadenza_lib.scoring import evaluation
 
 OUTSIDE = ("..", "../../outside", "train/../../../outside", "/etc", "//etc", "train/Link", "train/Far/Song")
 

@@ -23,14 +23,13 @@ import soundfile
 import torch
 from demucs.hdemucs import HDemucs
 
-from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.corpus import Corpus
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.files import write_json
-from cadenza_lib.finetune import BETAS, Config, _Run
-from cadenza_lib.scenes import STEMS
-from cadenza_lib.segments import Prefetcher, Segments, training_scenes
-from cadenza_lib.separation import save_checkpoint
+from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.files import write_json
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.separation.separators import save_checkpoint
+from cadenza_lib.training.finetuning import BETAS, Config, _Run
+from cadenza_lib.training.segments import Prefetcher, Segments, training_scenes
 
 SONG_S = 30.0
 

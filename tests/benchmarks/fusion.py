@@ -27,12 +27,13 @@ from clarity.utils.flac_encoder import read_flac_signal, save_flac_signal
 from clarity.utils.signal_processing import compute_rms, resample
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
 
-from cadenza_lib import separation
-from cadenza_lib.bases import Candidate, PairBases, SceneBases
-from cadenza_lib.demo import open_corpus
-from cadenza_lib.fusion import fuse
-from cadenza_lib.personal import optimise_fusion
-from cadenza_lib.scenes import STEMS, choose_pairs
+from cadenza_lib.analysis.personal import optimise_fusion
+from cadenza_lib.chain.fusion import fuse
+from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
+from cadenza_lib.separation import separators
 
 MODELS = ("demo_hdemucs", "demo_openunmix", "mixture")
 STEPS, EXCERPT_S = 10, 3.0  # as `04_fusion_sweep` has for each listener
@@ -50,7 +51,7 @@ def main() -> None:
     scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]
     song, length = corpus.at_ear_song(split, scene), round(arguments.seconds * 44100)
     song = replace(song, stems=song.stems[..., :length], mixture=song.mixture[..., :length])
-    estimates = [separation.load(name, "cpu")(song) for name in MODELS]
+    estimates = [separators.load(name, "cpu")(song) for name in MODELS]
     gains_db = corpus.gains[scene.gain]
     mixture = song.mixture.numpy().T
     audiograms = (listener.audiogram_left, listener.audiogram_right)

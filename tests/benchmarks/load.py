@@ -30,15 +30,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from simulation import write_song
 
-from cadenza_lib import evaluation, separation
 from cadenza_lib.__main__ import main as cadenza
-from cadenza_lib.corpus import Corpus
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.evaluation import PairScore, Settings, evaluate
-from cadenza_lib.files import write_json
-from cadenza_lib.fitting import Output
+from cadenza_lib.chain.fitting import Output
+from cadenza_lib.core.files import write_json
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.scenes import Scene, choose_pairs
 from cadenza_lib.haaqi import Components
-from cadenza_lib.scenes import Scene, choose_pairs
+from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.evaluation import PairScore, Settings, evaluate
+from cadenza_lib.separation import separators
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03_evaluate.ipynb"
 
@@ -99,7 +100,7 @@ def pairs(folder: Path, amount: float) -> float:
     settings = Settings(str(corpus.root), "train", "oracle")
     started = time.perf_counter()
     with stubs:
-        table = evaluate(corpus, separation.load("oracle"), settings, chosen, folder / "out", progress=False)
+        table = evaluate(corpus, separators.load("oracle"), settings, chosen, folder / "out", progress=False)
     assert len(table) == amount
     return time.perf_counter() - started
 
@@ -123,7 +124,7 @@ def minutes(folder: Path, amount: float) -> float:
     chosen = choose_pairs(corpus.split("train").scene_listeners)
     settings = Settings(str(corpus.root), "train", "demo_hdemucs")
     started = time.perf_counter()
-    evaluate(corpus, separation.load("demo_hdemucs", "cpu"), settings, chosen, folder / "out", progress=False)
+    evaluate(corpus, separators.load("demo_hdemucs", "cpu"), settings, chosen, folder / "out", progress=False)
     return time.perf_counter() - started
 
 

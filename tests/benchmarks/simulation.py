@@ -26,14 +26,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import soundfile
 
-from cadenza_lib.acoustics import SAMPLE_RATE
-from cadenza_lib.corpus import SIGNALS, Corpus
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.files import read_json, write_json
-from cadenza_lib.scenes import Scene
-from cadenza_lib.segments import Segments, training_scenes
-from cadenza_lib.simulation import simulate
-from cadenza_lib.synthesis import render_song
+from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.files import read_json, write_json
+from cadenza_lib.data.corpus import SIGNALS, Corpus
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.scenes import Scene
+from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.synthesis import render_song
+from cadenza_lib.training.segments import Segments, training_scenes
 
 
 def main() -> None:

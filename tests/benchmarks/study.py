@@ -22,15 +22,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
-from cadenza_lib.execution import run_study
-from cadenza_lib.runs import execute
-from cadenza_lib.study import load_study
+from cadenza_lib.runs.execution import run_study
+from cadenza_lib.runs.notebooks import execute
+from cadenza_lib.runs.study import load_study
 
 PARAMETERS = 'point: int = 0  # which\nrepeats: int = 0  # how much work\nout_dir: str = "."  # where results go'
 IMPORTS = """
 import torch
-from cadenza_lib import evaluation
-from cadenza_lib.demo import tiny_listener, tiny_song
+from cadenza_lib.scoring import evaluation
+from cadenza_lib.data.demo import tiny_listener, tiny_song
 """
 WORK = """
 song, listener = tiny_song(2.0), tiny_listener()

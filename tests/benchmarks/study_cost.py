@@ -23,11 +23,11 @@ from demucs.hdemucs import HDemucs
 from simulation import write_song  # the benchmark beside this one
 from torch.utils.flop_counter import FlopCounterMode
 
-from cadenza_lib import evaluation
-from cadenza_lib.corpus import Corpus
-from cadenza_lib.demo import tiny_listener, tiny_song
-from cadenza_lib.fitting import save_output
-from cadenza_lib.simulation import simulate
+from cadenza_lib.chain.fitting import save_output
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import tiny_listener, tiny_song
+from cadenza_lib.data.simulation import simulate
+from cadenza_lib.scoring import evaluation
 
 AT_EAR_GB = 88  # the simulated training set, as the challenge's page on data tells
 AT_EAR_MINUTES = AT_EAR_GB * 1e9 / (5 * 4 * 44100) / 60

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cadenza_lib import files, runs
+from cadenza_lib.core import files
+from cadenza_lib.runs import notebooks
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03_evaluate.ipynb"
 TIMED = """
@@ -40,7 +41,7 @@ def large(folder: Path) -> None:
 
 
 def evaluate(folder: Path) -> None:
-    runs.execute(NOTEBOOK, {"n_pairs": 2}, folder)
+    notebooks.execute(NOTEBOOK, {"n_pairs": 2}, folder)
 
 
 def main() -> None:

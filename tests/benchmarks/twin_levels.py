@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import pandas as pd
 
-from cadenza_lib import evaluation, separation
-from cadenza_lib.demo import open_corpus
-from cadenza_lib.scenes import seeded
+from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.scenes import seeded
+from cadenza_lib.scoring import evaluation
+from cadenza_lib.separation import separators
 
 PRINTED_EVERY = 10  # scenes
 
@@ -42,7 +43,7 @@ def scores(arguments: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
     """Yield the rows of one scene after the other."""
     corpus = open_corpus("twin")
     split = corpus.split(arguments.split)
-    separators = {name: separation.load(name, "cpu") for name in arguments.systems}
+    separators = {name: separators.load(name, "cpu") for name in arguments.systems}
     names = list(split.scenes)
     for index in seeded(1).permutation(len(names))[: arguments.scenes or None]:
         scene = split.scenes[names[index]]

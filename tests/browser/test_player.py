@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cadenza_lib.player import Player, Take
+from cadenza_lib.listening.player import Player, Take
 
 RATE = 44100
 DURATION_S = 4.0

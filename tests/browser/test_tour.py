@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
-from cadenza_lib import evaluation, stages
-from cadenza_lib.demo import open_corpus
-from cadenza_lib.listeners import Audiogram, Listener, ear_audiogram
-from cadenza_lib.stages import Setting
-from cadenza_lib.widgets import AUDIOGRAM_FREQUENCIES
+from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
+from cadenza_lib.listening import stages
+from cadenza_lib.listening.stages import Setting
+from cadenza_lib.listening.widgets import AUDIOGRAM_FREQUENCIES
+from cadenza_lib.scoring import evaluation
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
 START_S, DURATION_S = 2.0, 2.0

@@ -21,7 +21,7 @@ from typing import Any
 
 import sqlalchemy
 
-from cadenza_lib.errors import CadenzaError
+from cadenza_lib.core.errors import CadenzaError
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink", "os.chmod"}
@@ -232,7 +232,7 @@ def move_clock(offset_s: float) -> None:
     """Let this process believe in another time of day."""
     import datetime
 
-    from cadenza_lib import execution, runs
+    from cadenza_lib.runs import execution
 
     real = time.time
     time.time = lambda: real() + offset_s
@@ -242,7 +242,7 @@ def move_clock(offset_s: float) -> None:
         def now(cls, tz: datetime.tzinfo | None = None) -> datetime.datetime:
             return datetime.datetime.fromtimestamp(time.time(), tz)
 
-    execution.datetime = runs.datetime = Datetime
+    execution.datetime = notebooks.datetime = Datetime
 
 
 def move_file_times(folder: Path, offset_s: float) -> None:

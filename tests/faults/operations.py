@@ -21,19 +21,24 @@ import pandas as pd
 import torch
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_PARAMETERS, Inline, write_notebook
 
-from cadenza_lib import estimates, evaluation, executors, figures, report, separation, sweep
-from cadenza_lib.corpus import Corpus
-from cadenza_lib.demo import tiny_corpus
-from cadenza_lib.evaluation import PairReference, PairScore
-from cadenza_lib.execution import run_study
-from cadenza_lib.finetune import Config, finetune
+from cadenza_lib import figures
+from cadenza_lib.core import processes
+from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.simulation import simulate
 from cadenza_lib.haaqi import Components
-from cadenza_lib.headroom import evaluate_levels
-from cadenza_lib.openunmix import OpenUnmix
-from cadenza_lib.runs import RunError
-from cadenza_lib.scenes import STEMS, choose_pairs
-from cadenza_lib.simulation import simulate
-from cadenza_lib.study import load_study
+from cadenza_lib.runs import page
+from cadenza_lib.runs.execution import run_study
+from cadenza_lib.runs.notebooks import RunError
+from cadenza_lib.runs.study import load_study
+from cadenza_lib.scoring import evaluation, sweep
+from cadenza_lib.scoring.evaluation import PairReference, PairScore
+from cadenza_lib.scoring.levels import evaluate_levels
+from cadenza_lib.separation import estimates, separators
+from cadenza_lib.separation.openunmix import OpenUnmix
+from cadenza_lib.training.finetuning import Config, finetune
 
 Contents = dict[str, Any]
 
@@ -156,7 +161,7 @@ def _write_network(path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     arguments: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
     card = {"architecture": "openunmix", "arguments": arguments}
-    separation.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
+    separators.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
 
 
 def _change_corpus(corpus: Path) -> None:
@@ -181,7 +186,7 @@ def prepare_process() -> None:
     PairReference.score = level
     PairReference._ear = lambda *_: None
     fork = multiprocessing.get_context("fork")
-    executors.multiprocessing = SimpleNamespace(
+    processes.multiprocessing = SimpleNamespace(
         get_context=lambda _: fork, parent_process=multiprocessing.parent_process
     )
 
@@ -224,14 +229,14 @@ def _evaluate(inputs: Path, folder: Path, jobs: int = 1) -> None:
     corpus = Corpus(inputs / "corpus")
     settings = evaluation.Settings(corpus.name, "train", "mixture")
     pairs = choose_pairs(corpus.split("train").scene_listeners)
-    evaluation.evaluate(corpus, separation.load("mixture"), settings, pairs, folder, progress=False, jobs=jobs)
+    evaluation.evaluate(corpus, separators.load("mixture"), settings, pairs, folder, progress=False, jobs=jobs)
 
 
 def _evaluate_network(inputs: Path, folder: Path) -> None:
     corpus, name = Corpus(inputs / "corpus"), str(inputs / "network.safetensors")
     pairs = choose_pairs(corpus.split("train").scene_listeners)
     settings = evaluation.Settings(corpus.name, "train", name)
-    evaluation.evaluate(corpus, separation.load(name, "cpu"), settings, pairs, folder, progress=False)
+    evaluation.evaluate(corpus, separators.load(name, "cpu"), settings, pairs, folder, progress=False)
 
 
 def _grid(inputs: Path, folder: Path) -> None:
@@ -272,7 +277,7 @@ def _sweep(inputs: Path, folder: Path, executor: Executor | None = None) -> None
 
 
 def _sweep_with_workers(inputs: Path, folder: Path) -> None:
-    with executors.processes(2) as pool:
+    with processes.process_pool(2) as pool:
         _sweep(inputs, folder, pool)
 
 
@@ -283,7 +288,7 @@ def _study(inputs: Path, folder: Path, executor: Executor | None = None) -> None
 
 
 def _study_with_workers(inputs: Path, folder: Path) -> None:
-    with executors.processes(2) as pool:
+    with processes.process_pool(2) as pool:
         _study(inputs, folder, pool)
 
 
@@ -299,9 +304,9 @@ def _report(_: Path, folder: Path) -> None:
     axes.plot(table["gain_db"], table["score"])
     figures.save(figure, out_dir / "score", table)
     figures.plt.close(figure)
-    report.write_items(out_dir, ("score.csv", "Scores", ""), ("score.png", "Scores", ""))
-    point = report.PointResult("step", "", out_dir, "point.ipynb", "finished", 1.0)
-    report.write_page(folder / "index.html", "A study", {}, [point])
+    page.write_items(out_dir, ("score.csv", "Scores", ""), ("score.png", "Scores", ""))
+    point = page.PointResult("step", "", out_dir, "point.ipynb", "finished", 1.0)
+    page.write_page(folder / "index.html", "A study", {}, [point])
 
 
 OPERATIONS = (

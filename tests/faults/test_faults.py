@@ -51,7 +51,7 @@ def check_a_loss_is_noticed(broken: str, operation: str, tmp_path: Path) -> None
 def test_a_file_that_is_not_written_as_a_whole_is_noticed(tmp_path: Path) -> None:
     broken = """
 import contextlib, pathlib
-from cadenza_lib import files
+from cadenza_lib.core import files
 @contextlib.contextmanager
 def in_place(path):
     path = pathlib.Path(path)

@@ -14,7 +14,7 @@ import pytest
 from nbformat import NotebookNode
 from papermill.inspection import display_notebook_help
 
-from cadenza_lib.runs import notebook_parameters
+from cadenza_lib.runs.notebooks import notebook_parameters
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -26,7 +26,7 @@ ABSOLUTE_PATH = re.compile(r"(?<![\w.])/(?:home|work|tmp|root|Users|mnt|content)
 FORBIDDEN = {
     "Output": "deadlocks headless runs beside Audio",
     "interact": "deadlocks headless runs beside Audio",
-    "Audio": "normalises its level; use cadenza_lib.player",
+    "Audio": "normalises its level; use cadenza_lib.listening.player",
 }
 
 

@@ -1,0 +1,54 @@
+from .causes import (
+    clip_effect_table,
+    level_experiment,
+    level_gain_table,
+    losses_table,
+    official_scores,
+    output_level_choices,
+)
+from .comparisons import claims_table, compare, optimum_sentence, paper_table, system_scores, target_table
+from .mixed import mixed_model
+from .personal import compare_settings, severity_table
+from .statistics import correlation_table, partial_correlation_table
+from .tables import (
+    data_size_table,
+    describe,
+    ear_columns,
+    featured_listener,
+    gain_table,
+    listeners_and_gains_db,
+    summary_table,
+    system_label,
+    threshold_columns,
+    tidy_table,
+)
+
+__all__ = [
+    "claims_table",
+    "clip_effect_table",
+    "compare",
+    "compare_settings",
+    "correlation_table",
+    "data_size_table",
+    "describe",
+    "ear_columns",
+    "featured_listener",
+    "gain_table",
+    "level_experiment",
+    "level_gain_table",
+    "listeners_and_gains_db",
+    "losses_table",
+    "mixed_model",
+    "official_scores",
+    "optimum_sentence",
+    "output_level_choices",
+    "paper_table",
+    "partial_correlation_table",
+    "severity_table",
+    "summary_table",
+    "system_label",
+    "system_scores",
+    "target_table",
+    "threshold_columns",
+    "tidy_table",
+]

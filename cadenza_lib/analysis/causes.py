@@ -1,0 +1,240 @@
+"""Why HAAQI falls with hearing loss: separation, clipping and audibility told apart; and what an output level gains.
+
+Not in the paper. The tables come from `headroom.evaluate_levels`, in which the same signals are scored with the clip
+and without it. So the effect of the clip is not inferred from who happens to be clipped: it is an intervention, and the
+difference is what the clip does. What is said of listeners still assumes that those in the table were drawn
+independently from the ones that are meant, as all of `inference`.
+
+HAAQI is a model of how listeners rated processed music; it is not their preference. That a lower level scores higher
+does not say that anyone wants their music softer.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cadenza_lib.analysis.statistics import (
+    MIN_LISTENERS,
+    bootstrap_interval,
+    bootstrap_weights,
+    missing_note,
+    percentiles,
+    usable,
+    weighted_line,
+)
+from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
+from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.listeners import SEVERITY_CLASSES, Listener
+from cadenza_lib.scoring.levels import LEVEL_COLUMNS, OUTPUT_LEVELS_DB, crossed_pairs, evaluate_levels
+
+__all__ = [
+    "clip_effect_table",
+    "level_experiment",
+    "level_gain_table",
+    "level_table",
+    "losses_table",
+    "official_scores",
+    "output_level_choices",
+]
+
+_KEY = ["scene", "listener", "ear"]
+
+
+def level_experiment(
+    corpus: str,
+    split: str,
+    system: str,
+    n_listeners: int,
+    n_scenes: int,
+    out_dir: Path | str,
+    levels_db: Sequence[float] = OUTPUT_LEVELS_DB,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Score the mixture, a system and the oracle over output levels, every listener with every scene.
+
+    Parameters
+    ----------
+    corpus, split
+        As for `demo.open_corpus`.
+    system
+        As for `separation.load`.
+    n_listeners, n_scenes
+        As for `headroom.crossed_pairs`; the paper's asymmetric listener is among them if there.
+    out_dir, levels_db, device
+        As for `headroom.evaluate_levels`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        `headroom.LEVEL_COLUMNS` and those of `analysis.known_columns`. Empty without a corpus or listeners.
+    """
+    if not corpus or not n_listeners:
+        return level_table(pd.DataFrame(columns=LEVEL_COLUMNS), {})
+    data = open_corpus(corpus)
+    pairs = crossed_pairs(data.split(split), n_listeners, n_scenes, [PAPER_ASYMMETRIC_LISTENER])
+    systems = list(dict.fromkeys(["mixture", system, "oracle"]))
+    levels = evaluate_levels(data, split, systems, pairs, out_dir, levels_db, device)
+    return level_table(levels, *listeners_and_gains_db(corpus, split))
+
+
+def level_table(
+    levels: pd.DataFrame,
+    listeners: Mapping[str, Listener],
+    gains_db: Mapping[str, Mapping[str, float]] | None = None,
+) -> pd.DataFrame:
+    """Add what is known of scenes and ears to the table of `headroom.evaluate_levels`; checkpoints by their names."""
+    named = levels.assign(system=[Path(system).stem for system in levels["system"]])
+    return known_columns(named, listeners, gains_db)
+
+
+def official_scores(levels: pd.DataFrame, clip: bool = True) -> pd.DataFrame:
+    """Return the rows at 0 dB, with the clip, as is official, or without: a tidy table of scores."""
+    return levels[(levels["output_level_db"] == 0) & (levels["clip"].astype(bool) == clip)].reset_index(drop=True)
+
+
+def clip_effect_table(
+    levels: pd.DataFrame, predictors: tuple[str, ...] = ("pta_db_hl", "low_db_hl"), seed: int = 0
+) -> pd.DataFrame:
+    """Return how HAAQI depends on hearing loss with the official clip and without, by system.
+
+    The effect is the least-squares slope of HAAQI on the predictor over ears. The part that the clip explains is
+    ``1 - slope without / slope with``: 0 if the clip changes nothing, 1 if without it nothing is left of the effect,
+    above 1 if without it HAAQI rises with hearing loss. Both slopes are of the same ears in the same scenes, and each
+    resample of listeners takes both. The part has no meaning where the slope with the clip may be zero; then it is NaN
+    and `note` says so.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns: system, predictor, n_ears, n_listeners, r_clip, r_no_clip, slope_clip, slope_no_clip (HAAQI per 10 dB),
+        explained, ci_low, ci_high, note.
+    """
+    columns = ["system", "predictor", "n_ears", "n_listeners", "r_clip", "r_no_clip"]
+    columns += ["slope_clip", "slope_no_clip", "explained", "ci_low", "ci_high", "note"]
+    key = ["system", *_KEY]
+    both = official_scores(levels).merge(official_scores(levels, clip=False)[[*key, "haaqi"]], on=key)
+    both = both.rename(columns={"haaqi_x": "haaqi", "haaqi_y": "unlimited"})
+    found = []
+    for system, group in both.groupby("system", sort=False):
+        for predictor in predictors:
+            rows = usable(group, [predictor, "unlimited"])
+            size = (len(rows), rows["listener"].nunique())
+            if size[1] < MIN_LISTENERS or rows[predictor].nunique() < 2:
+                note = f"not enough data: {size[1]} listeners with {rows[predictor].nunique()} values of {predictor}"
+                found.append((system, predictor, *size, *[np.nan] * 7, note))
+                continue
+            x, clipped, unlimited = (rows[name].to_numpy(float) for name in (predictor, "haaqi", "unlimited"))
+            slopes = [
+                np.stack([weighted_line(weights, x, y)[0] for y in (clipped, unlimited)])
+                for weights in bootstrap_weights(rows["listener"], seed)
+            ]
+            resampled = np.concatenate(slopes, axis=1)  # (clip, resample)
+            one = np.ones((1, len(x)))
+            slope, slope_free = (float(weighted_line(one, x, y)[0][0]) for y in (clipped, unlimited))
+            low, high = percentiles(resampled[0])
+            if low <= 0 <= high:
+                explained, limits = np.nan, (np.nan, np.nan)
+                note = "the slope with the clip may be zero, so there is no effect to explain"
+            else:
+                explained, limits = 1 - slope_free / slope, percentiles(1 - resampled[1] / resampled[0])
+                note = missing_note(group, rows)
+            r = [float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) > 0 else np.nan for y in (clipped, unlimited)]
+            found.append((system, predictor, *size, *r, 10 * slope, 10 * slope_free, explained, *limits, note))
+    return pd.DataFrame(found, columns=columns)
+
+
+def losses_table(levels: pd.DataFrame, system: str) -> pd.DataFrame:
+    """Return what keeps each ear of a system from a HAAQI of 1, at the official level.
+
+    The parts add up: *separation* is what the oracle scores more without the clip, *clipping* is what the clip takes
+    from the system, and *rest* is what even the oracle lacks without the clip (HAAQI ends at 0.999, and the output is
+    resampled). Audibility hides in separation: an error that an ear cannot hear costs nothing, so the same stems lose
+    less where more hearing is lost.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per scene, listener, ear and cause, with lost and the columns of the ear.
+
+    Raises
+    ------
+    ParameterError
+        If the table does not have the system and the oracle.
+    """
+    system = Path(system).stem
+    for name in (system, "oracle"):
+        if not levels.empty and name not in set(levels["system"]):
+            raise ParameterError(f"The levels have no scores of {name!r}; evaluate it with the others.")
+    free, clipped = (official_scores(levels, clip).set_index(_KEY) for clip in (False, True))
+    oracle = free.loc[free["system"] == "oracle", "haaqi"]
+    rows = free[free["system"] == system].drop(columns=["system", "output_level_db", "clip"])
+    parts = {
+        "separation": oracle - rows["haaqi"],
+        "clipping": rows["haaqi"] - clipped.loc[clipped["system"] == system, "haaqi"],
+        "rest": 1 - oracle,
+    }
+    ears = rows.drop(columns="haaqi")
+    tables = [ears.assign(cause=cause, lost=lost).reset_index() for cause, lost in parts.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
+    """Return what each listener gains from an output level of their own, chosen and tested on different songs.
+
+    For each song in turn, the level with the highest mean HAAQI of both ears on all other songs is chosen, and scored
+    on this song: for each listener alone (*own*), and one for all listeners (*common*). Scenes of the song that is
+    scored never take part in the choice. The mean over songs is what a listener may expect, if the other songs are
+    like those to come. Listeners who have heard one song only are left out.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per listener: listener, severity, better_ear_pta_db_hl, n_songs, own_level_db (mean over songs),
+        common_level_db, haaqi_official, haaqi_common, haaqi_own, gain_common, gain_own.
+    """
+    columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
+    columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
+    usable_levels = usable(levels, [])
+    rows = usable_levels[(usable_levels["system"] == Path(system).stem) & usable_levels["clip"].astype(bool)]
+    scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
+    found: list[tuple[object, ...]] = []
+    for music in scores.index.unique("music"):
+        tested, search = scores.xs(music, level="music"), scores.drop(music, level="music")
+        known = [name for name in tested.index if name in search.index.unique("listener")]
+        if not known:
+            continue
+        common_db = search.groupby("listener").mean().mean().idxmax()
+        for name in known:
+            own_db = search.loc[name].mean().idxmax()
+            row = tested.loc[name]
+            found.append((name, own_db, common_db, row[0.0], row[common_db], row[own_db]))
+    names = ["listener", "own_level_db", "common_level_db", "haaqi_official", "haaqi_common", "haaqi_own"]
+    folds = pd.DataFrame(found, columns=names)
+    means = folds.groupby("listener")[names[1:]].mean().assign(n_songs=folds.groupby("listener").size()).reset_index()
+    means["gain_common"] = means["haaqi_common"] - means["haaqi_official"]
+    means["gain_own"] = means["haaqi_own"] - means["haaqi_official"]
+    people = rows[["listener", "severity", "better_ear_pta_db_hl"]].drop_duplicates("listener")
+    return means.merge(people, on="listener").sort_values("better_ear_pta_db_hl", ignore_index=True)[columns]
+
+
+def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return what the output level gains for each class of better-ear hearing loss, and for all.
+
+    Columns: severity, n_listeners, own_level_db, haaqi_official, gain_common, gain_own, ci_low, ci_high (95 % bootstrap
+    over listeners, of gain_own), note.
+    """
+    found = []
+    for severity in [*(name for name, _ in SEVERITY_CLASSES), "all"]:
+        group = choices if severity == "all" else choices[choices["severity"] == severity]
+        if group.empty and severity != "all":
+            continue
+        means = group[["own_level_db", "haaqi_official", "gain_common", "gain_own"]].astype(float).mean()
+        limits = bootstrap_interval(group, lambda rows: float(rows["gain_own"].mean()), seed)
+        note = "" if len(group) >= MIN_LISTENERS else f"not enough data for an interval: {len(group)} listeners"
+        limits = limits if not note else (np.nan, np.nan)
+        found.append((severity, len(group), *means, *limits, note))
+    columns = ["severity", "n_listeners", "own_level_db", "haaqi_official", "gain_common", "gain_own"]
+    return pd.DataFrame(found, columns=[*columns, "ci_low", "ci_high", "note"])

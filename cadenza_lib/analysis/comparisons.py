@@ -1,0 +1,249 @@
+"""Systems compared on the same pairs: means, differences with intervals, the paper's Table 2 and what it claims.
+
+Scene, song and listener move a score far more than a system does, and all systems meet the same ones. So differences
+are taken pair by pair, and their intervals come from the bootstrap over listeners of `inference`, with the same
+resamples for all systems.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cadenza_lib.analysis.statistics import bootstrap_weights, percentiles
+from cadenza_lib.analysis.tables import system_label
+from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.scoring.evaluation import read_scores, read_settings
+from cadenza_lib.training.finetuning import read_config
+
+__all__ = [
+    "PAPER_SYSTEMS",
+    "claims_table",
+    "compare",
+    "optimum_sentence",
+    "paper_table",
+    "system_scores",
+    "target_table",
+]
+
+PAPER_SYSTEMS = {
+    "Baseline Hybrid Demucs": {"valid": 0.6677, "test": 0.5697},
+    "Baseline Open-Unmix": {"valid": 0.5963, "test": 0.5113},
+    "Official-USTC": {"valid": 0.6870, "test": 0.5923},
+    "Supplementation-USTC": {"valid": 0.6878, "test": 0.5929},
+}
+"""Table 2 of the paper: HAAQI by system and split; evaluations are found by these labels."""
+
+PAPER_CLAIMS = (
+    ("Official-USTC", "Baseline Hybrid Demucs", "Fine-tuning and fusion improve on the baseline"),
+    ("Supplementation-USTC", "Official-USTC", "Supplementing the training scenes improves further"),
+    ("Baseline Hybrid Demucs", "Baseline Open-Unmix", "Hybrid Demucs is better than Open-Unmix"),
+)
+"""Better and worse system of each claim of Table 2, and the claim."""
+
+_REFERENCE = "Baseline Hybrid Demucs"
+
+
+def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
+    """Return the mean HAAQI of each system and its difference from a reference, with 95 % intervals over listeners.
+
+    Parameters
+    ----------
+    scores
+        A row per system and pair: scene, listener, score, and the columns that tell systems apart.
+    by
+        These columns.
+    reference
+        Their values for the system that all are compared with.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In the order of `scores`: `by`, n_pairs, n_listeners, haaqi, ci_low, ci_high, difference, difference_low,
+        difference_high. One listener has no intervals.
+
+    Raises
+    ------
+    ParameterError
+        If systems were not scored on the same pairs, a score is missing, or no system is the reference.
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    groups = {key: group.set_index(["scene", "listener"])["score"] for key, group in scores.groupby(by, sort=False)}
+    first = next(iter(groups.values()))
+    for key, group in groups.items():
+        if len(group) != len(first) or not group.index.isin(first.index).all():
+            raise ParameterError(f"{key} was scored on other pairs than the rest; score all on the same ones.")
+    wanted = tuple(reference[name] for name in by)
+    if wanted not in groups:
+        raise ParameterError(f"There are no scores of the reference {wanted}; it is one of {list(groups)}.")
+    values = np.column_stack([group.loc[first.index].to_numpy() for group in groups.values()])  # (pair, system)
+    if missing := int(np.isnan(values).sum()):
+        raise ParameterError(
+            f"{missing} of {values.size} scores are missing; score these pairs, or leave them out of all."
+        )
+    differences = values - groups[wanted].loc[first.index].to_numpy()[:, None]
+    table = pd.DataFrame(list(groups), columns=by)
+    listeners = pd.Series(first.index.get_level_values("listener"))
+    table["n_pairs"], table["n_listeners"] = len(first), listeners.nunique()
+    for name, low, high, column in (
+        ("haaqi", "ci_low", "ci_high", values),
+        ("difference", "difference_low", "difference_high", differences),
+    ):
+        table[name] = column.mean(0)
+        table[[low, high]] = _intervals(column, listeners, seed)
+    return table
+
+
+def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
+    """Say in words whether HAAQI has its maximum at a mixture weight inside the range that was tried.
+
+    Parameters
+    ----------
+    scores
+        A row per mixture weight and pair: mixture_weight, scene, listener, score.
+    seed
+        Of the bootstrap.
+    """
+    means = scores.groupby("mixture_weight")["score"].mean()
+    best = float(means.index[int(means.argmax())])
+    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed)
+    columns = table[["difference", "difference_low", "difference_high"]].to_numpy()
+    numbers = dict(zip(table["mixture_weight"], columns, strict=True))
+    ends = [float(means.index.min()), float(means.index.max())]
+
+    def difference(weight: float) -> str:
+        mean, low, high = numbers[weight]
+        return f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}] against w = {weight:g}"
+
+    others = ", ".join(difference(end) for end in ends if end != best)
+    inside = "inside the range" if best not in ends else "at the border of the range, so there is no interior optimum"
+    clear = all(numbers[end][2] < 0 for end in ends if end != best)
+    sure = "" if clear else "; an interval that contains 0 means that these pairs do not decide"
+    return f"HAAQI is highest, {means.max():.4f}, at w = {best:g}, {inside}: {others} (95 % over listeners){sure}."
+
+
+def system_scores(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
+    """Return the scores of evaluations: split, system (its label), and the columns of `scores.csv`.
+
+    Raises
+    ------
+    ParameterError
+        If none is given, or two have the same split and label.
+    CorpusError
+        If a directory holds no evaluation.
+    """
+    tables: dict[tuple[str, str], pd.DataFrame] = {}
+    for folder in score_dirs:
+        settings = read_settings(folder)
+        key = settings.split, system_label(settings)
+        if key in tables:
+            raise ParameterError(f"{key[1]!r} was given twice for split {key[0]!r}; name each evaluation once.")
+        tables[key] = read_scores(folder).assign(split=key[0], system=key[1])
+    if not tables:
+        raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
+    return pd.concat(tables.values(), ignore_index=True)
+
+
+def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Return Table 2 of the paper beside ours.
+
+    Parameters
+    ----------
+    scores
+        As from `system_scores`; systems are found by the labels of `PAPER_SYSTEMS`, others (such as bounds) stay.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        split, what `compare` gives against the Hybrid Demucs baseline, paper_haaqi, paper_difference (NaN where the
+        paper has none).
+    """
+    tables = []
+    for split, group in scores.groupby("split", sort=False):
+        table = compare(group, "system", {"system": _REFERENCE}, seed)
+        paper = [PAPER_SYSTEMS.get(system, {}).get(str(split), np.nan) for system in table["system"]]
+        table["paper_haaqi"] = paper
+        table["paper_difference"] = np.subtract(paper, PAPER_SYSTEMS[_REFERENCE].get(str(split), np.nan))
+        table.insert(0, "split", split)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Say for each claim of the paper's Table 2 whether it holds here.
+
+    Returns
+    -------
+    pandas.DataFrame
+        split, claim, paper_difference, difference, difference_low, difference_high, verdict: "holds" or "is reversed"
+        if the 95 % interval leaves out 0, or else "undecided". Claims about systems that are not there are left out.
+    """
+    rows = []
+    for split, group in scores.groupby("split", sort=False):
+        for better, worse, claim in PAPER_CLAIMS:
+            both = group[group["system"].isin([better, worse])]
+            if both["system"].nunique() < 2:
+                continue
+            table = compare(both, "system", {"system": worse}, seed)
+            columns = ["difference", "difference_low", "difference_high"]
+            mean, low, high = table.loc[table["system"] == better, columns].to_numpy()[0]
+            verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
+            paper = PAPER_SYSTEMS[better].get(str(split), np.nan) - PAPER_SYSTEMS[worse].get(str(split), np.nan)
+            rows.append((split, claim, paper, mean, low, high, verdict))
+    names = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFrame:
+    """Return HAAQI by training target, and the difference from the network that training began with.
+
+    Parameters
+    ----------
+    score_dirs
+        Directories of evaluations: of one network that was not trained by `finetune`, the start, and of checkpoints of
+        runs that differ in targets and seeds, all on the same pairs.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    pandas.DataFrame
+        target ("start", or the targets of the runs), n_seeds, sd (of the mean HAAQI over seeds; NaN for one), and what
+        `compare` gives for scores that are averaged over seeds first.
+
+    Raises
+    ------
+    ParameterError
+        If there is no start, an evaluation is of several models, or pairs differ.
+    CorpusError
+        If a directory holds no evaluation.
+    """
+    tables = []
+    for folder in score_dirs:
+        system = read_settings(folder).system
+        if not isinstance(system, str):
+            raise ParameterError(f"{folder} is an evaluation of {len(system)} models; give those of one network each.")
+        config = Path(system).parent / "config.json"
+        target = " + ".join(read_config(config).targets) if config.is_file() else "start"
+        tables.append(read_scores(folder).assign(target=target, run=str(folder)))
+    scores = pd.concat(tables, ignore_index=True)
+    runs = scores.groupby(["target", "run"], sort=False)["score"].mean().groupby("target", sort=False)
+    averaged = scores.groupby(["target", "scene", "listener"], sort=False)["score"].mean().reset_index()
+    table = compare(averaged, "target", {"target": "start"}, seed)
+    table.insert(1, "n_seeds", table["target"].map(runs.size()))
+    table.insert(2, "sd", table["target"].map(runs.std()))
+    return table
+
+
+def _intervals(values: np.ndarray, listeners: pd.Series, seed: int) -> np.ndarray:
+    """Return the 95 % interval of the mean of each column when whole listeners are resampled, `(column, 2)`."""
+    if listeners.nunique() < 2:
+        return np.full((values.shape[1], 2), np.nan)
+    resamples = [weights @ values / weights.sum(1, keepdims=True) for weights in bootstrap_weights(listeners, seed)]
+    return np.array([percentiles(column) for column in np.concatenate(resamples).T])

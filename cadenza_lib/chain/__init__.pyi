@@ -1,0 +1,3 @@
+from .fusion import ensemble, fuse
+
+__all__ = ["ensemble", "fuse"]

@@ -1,0 +1,5 @@
+"""Errors, files, processes and identities that every other room rests on."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

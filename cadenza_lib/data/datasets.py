@@ -1,0 +1,292 @@
+"""What a data set on disk has, lacks and can run, with its damage; by the headers of its files alone.
+
+A data set is a corpus in the challenge's layout, or a folder of songs in MUSDB18-HQ's (`train/<song>/<stem>.wav`).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cadenza_lib.audio.acoustics import hrtf_file_name, read_header
+from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
+from cadenza_lib.core.files import absolute_path, find_path, list_folder, normal_form
+from cadenza_lib.data.corpus import READERS, SIGNALS, Corpus, Split, signal_file
+from cadenza_lib.data.listeners import measurement_note
+
+__all__ = ["MUSDB18_SPLITS", "Finding", "check_data", "song_folders"]
+
+MUSDB18_SPLITS = ("train", "test")
+"""Directories that songs of MUSDB18-HQ lie in."""
+
+_MOST = 5  # examples of one kind of damage that are told one by one
+_METADATA = ("scenes", "scene_listeners", "listeners", "musdb18", "at_mic_music")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found; only "DAMAGE" must be repaired."""
+
+    status: str  # "OK", "NOTE", "MISSING" or "DAMAGE"
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a sound file says, and what is wrong with it."""
+
+    path: Path
+    frames: int = 0
+    bytes: int = 0
+    problem: str = ""
+
+
+def check_data(path: Path | str) -> list[Finding]:
+    """Look at a corpus or a folder of songs.
+
+    Returns
+    -------
+    list of Finding
+        In the order in which a reader wants them: metadata, splits, audio, damage.
+
+    Raises
+    ------
+    CorpusError
+        If there is no such directory, or nothing in it is known.
+    ParameterError
+        If the name of the directory, or of one of a song in it, is not UTF-8.
+    """
+    root = absolute_path(path)
+    if not root.is_dir():
+        raise CorpusError(f"{root} is not a directory; give the one that holds metadata/ and audio/.")
+    try:
+        return _check_corpus(root) if find_path(root / "metadata", root).is_dir() else _check_folder(root)
+    except PermissionError as error:
+        raise CorpusError(f"{error.filename} cannot be read; change its permissions.") from error
+
+
+def _check_folder(root: Path) -> list[Finding]:
+    """Check a folder of songs in MUSDB18-HQ's layout."""
+    folders = {split: song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
+    folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
+    songs = [folder for found in folders.values() for folder in found]
+    if not songs:
+        raise CorpusError(
+            f"{root} has neither metadata/ nor folders with {', '.join(SIGNALS)}.wav; see data/README.md for the tree."
+        )
+    return [
+        *(Finding("OK", split, f"{len(found)} songs in MUSDB18-HQ's layout") for split, found in folders.items()),
+        Finding("NOTE", "metadata", "none; cadenza data import makes these songs part of a corpus"),
+        *_check_songs("songs", songs, for_import=True),
+        *_check_case(songs),
+    ]
+
+
+def song_folders(folder: Path) -> list[Path]:
+    """Return the directories in a folder that hold at least one of the five files of a song, sorted by name.
+
+    Raises
+    ------
+    ParameterError
+        If a name is not UTF-8.
+    """
+    wanted = {f"{name}.{suffix}" for name in SIGNALS for suffix in ("wav", "flac")}
+    return [song for song in _subfolders(folder) if wanted & {file.name.lower() for file in song.iterdir()}]
+
+
+def _check_corpus(root: Path) -> list[Finding]:
+    try:
+        corpus = Corpus(root)
+    except CorpusError as error:
+        return [Finding("DAMAGE" if "does not exist" not in str(error) else "MISSING", "metadata", str(error))]
+    findings = [
+        Finding("OK", "metadata", f"{len(corpus.gains)} gain sets, {len(corpus.head_positions)} head positions"),
+        *_check_old_names(corpus),
+    ]
+    named: set[Path] = set()
+    for name in _split_names(corpus):
+        findings += _check_split(corpus, name, named)
+    findings += _check_hrtfs(corpus)
+    for kind in ("music", "at_mic_music"):
+        found = [
+            song for folder in _subfolders(find_path(root / "audio" / kind, root)) for song in song_folders(folder)
+        ]
+        if found:
+            findings += _check_songs(f"audio/{kind}", found)
+            findings += _check_case(found)
+        if extra := [song for song in found if song not in named]:
+            findings.append(Finding("NOTE", f"audio/{kind}", f"{_examples(extra)} not named by any metadata"))
+    return findings
+
+
+def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
+    """Check the metadata of a split and whether what they name is there; add its folders to `named`."""
+    missing = [kind for kind in _METADATA[:3] if not corpus.metadata_file(f"{kind}.{name}.json").exists()]
+    if not any(corpus.metadata_file(f"{kind}.{name}.json").exists() for kind in _METADATA[3:]):
+        missing.append("musdb18 or at_mic_music")
+    if missing:
+        remedy = (
+            "; cadenza data scenes draws the scenes" if missing in (["scenes", "scene_listeners"], ["scenes"]) else ""
+        )
+        return [Finding("MISSING", name, f"no {', '.join(missing)}.{name}.json, so nothing can be run{remedy}")]
+    try:
+        split = corpus.split(name)
+        dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
+        heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
+    except CadenzaError as error:
+        return [Finding("DAMAGE", name, str(error))]
+    findings = []
+    named.update(dry.values(), heard.values())
+    for folders, kind, file in (
+        (dry, "dry", f"musdb18.{name}.json"),
+        (heard, "at-ear", f"at_mic_music.{name}.json"),
+    ):
+        if gone := [folder for folder in folders.values() if not folder.is_dir()]:
+            everything = len(gone) == len(folders)
+            status = "MISSING" if everything else "DAMAGE"
+            detail = f"none of {len(gone)}" if everything else f"{_examples(gone)} of {len(folders)}"
+            findings.append(Finding(status, name, f"{kind} songs that {file} names: {detail} on the disk"))
+    if note := measurement_note(split.listeners.values()):
+        findings.append(Finding("NOTE", name, note))
+    return [*findings, Finding("OK", name, _abilities(corpus, split, dry, heard))]
+
+
+def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[str, Path]) -> str:
+    """Say how large a split is and what can be run with it."""
+    pairs = sum(len(listeners) for listeners in split.scene_listeners.values())
+    counts = f"{len(split.scenes)} scenes, {len(split.listeners)} listeners, {pairs} scene-listener pairs"
+    dry_here, heard_here = ({song for song, folder in songs.items() if folder.is_dir()} for songs in (dry, heard))
+    positions = {scene.head_loudspeaker_positions for scene in split.scenes.values()}
+    hrtfs_here = all(
+        path.exists() for position in positions & corpus.head_positions.keys() for path in _hrtf_files(corpus, position)
+    )
+    ready = [
+        scene
+        for scene in split.scenes.values()
+        if scene.at_ear_song in heard_here or (scene.music in dry_here and hrtfs_here)
+    ]
+    if len(ready) < len(split.scenes):
+        return f"{counts}; can run {len(ready)} of its scenes"
+    can = ["evaluate", "fine-tune"]
+    if dry_here and hrtfs_here:
+        can += ["simulate", "draw more scenes"]
+    return f"{counts}; can {', '.join(can[:-1])} and {can[-1]}"
+
+
+def _check_old_names(corpus: Corpus) -> Iterator[Finding]:
+    """Say which names on the disk are not today's, though they are understood."""
+    heads = corpus.metadata_file("head_loudspeaker_positions.json")
+    if heads.stem.lower() != "head_loudspeaker_positions":
+        yield Finding(
+            "NOTE", "metadata", f"{heads.name}, of an older version, is read as head_loudspeaker_positions.json"
+        )
+    for folder in ("metadata", "audio", "audio/music", "audio/at_mic_music", "audio/hrtf"):
+        found = find_path(corpus.root / folder, corpus.root)
+        if found.exists() and found != corpus.root / folder:
+            yield Finding("NOTE", folder, f"is spelt {found.relative_to(corpus.root)}, which is understood")
+
+
+def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
+    """Say which songs are spelt in another case, and find names that only case or normal form tell apart."""
+    songs = list(songs)
+    other = [
+        song
+        for song in songs
+        if any(file.suffix.lower() == ".wav" and file.name != file.name.lower() for file in song.iterdir())
+    ]
+    if other:
+        yield Finding("NOTE", "file names", f"upper case in {_examples(other)}, such as Mixture.wav; understood")
+    if folders := sorted({song.parent for song in songs if song.parent.name != song.parent.name.lower()}):
+        yield Finding("NOTE", "folder names", f"upper case in {_examples(folders)}; understood")
+    paths = [path for song in songs for path in (song, *list_folder(song))]
+    names = Counter(normal_form(str(path)).lower() for path in paths)
+    if twice := [name for name, count in names.items() if count > 1]:
+        told = f"names that only upper and lower case tell apart, or Unicode's normal form: {_examples(twice)}"
+        yield Finding("DAMAGE", "duplicates", told)
+
+
+def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> list[Finding]:
+    """Check the files of each song by their headers; songs that are to be imported may be mono or lack the mixture."""
+    with ThreadPoolExecutor(READERS) as pool:
+        headers = list(pool.map(lambda folder: _song_headers(folder, for_import), songs))
+    size = sum(header.bytes for song in headers for header in song)
+    hours = sum(song[-1].frames for song in headers) / SAMPLE_RATE / 3600
+    findings = [Finding("OK", subject, f"{len(songs)} songs, {hours:.2f} hours, {_readable_size(size)}")]
+    problems = [header.problem for song in headers for header in song if header.problem]
+    for song in headers:
+        whole = [header for header in song if not header.problem]
+        if len({header.frames for header in whole}) > 1:
+            lengths = ", ".join(f"{header.path.stem.lower()} {header.frames}" for header in whole)
+            problems.append(f"{whole[0].path.parent} has files of unequal length in samples: {lengths}")
+    return findings + _damage(subject, problems)
+
+
+def _check_hrtfs(corpus: Corpus) -> list[Finding]:
+    files = sorted({path for position in corpus.head_positions for path in _hrtf_files(corpus, position)})
+    gone = [path for path in files if not path.exists()]
+    if len(gone) == len(files):
+        return [Finding("MISSING", "audio/hrtf", f"none of {len(files)} HRTFs, so nothing can be simulated")]
+    with ThreadPoolExecutor(READERS) as pool:
+        headers = list(pool.map(_read_header, [path for path in files if path.exists()]))
+    findings = [Finding("OK", "audio/hrtf", f"{len(headers)} of {len(files)} HRTFs, {headers[0].frames} taps")]
+    problems = [header.problem for header in headers if header.problem]
+    if gone:
+        problems.append(f"head_loudspeaker_positions.json points to HRTFs that do not exist: {_examples(gone)}")
+    if len(lengths := {header.frames for header in headers if not header.problem}) > 1:
+        problems.append(f"HRTFs differ in length: {', '.join(map(str, sorted(lengths)))} taps")
+    return findings + _damage("audio/hrtf", problems)
+
+
+def _hrtf_files(corpus: Corpus, position: str) -> list[Path]:
+    head = corpus.head_positions[position]
+    angles = (-abs(head.left_angle), abs(head.right_angle))
+    return [corpus.hrtf_folder / hrtf_file_name(head.mic, head.subject, angle) for angle in angles]
+
+
+def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
+    files = {name: signal_file(folder, name) for name in SIGNALS}
+    if for_import and not files["mixture"].exists():
+        del files["mixture"]
+    return [_read_header(file, (1, 2) if for_import else (2,)) for file in files.values()]
+
+
+def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
+    """Read the header of a sound file, and tell what is wrong with it."""
+    try:
+        return _Header(path, read_header(path, SAMPLE_RATE, channels).frames, path.stat().st_size)
+    except AudioError as error:
+        return _Header(path, problem=str(error).rstrip("."))
+
+
+def _split_names(corpus: Corpus) -> list[str]:
+    """Return the splits that any file of metadata is of, in alphabetical order."""
+    files = [path.name.split(".") for path in list_folder(corpus.metadata) if path.suffix == ".json"]
+    return sorted({parts[1] for parts in files if len(parts) == 3 and parts[0].lower() in _METADATA})
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [
+        path for path in list_folder(folder) if path.is_dir()
+    ]  # no hidden ones: these are songs that are unfinished
+
+
+def _damage(subject: str, problems: list[str]) -> list[Finding]:
+    """Tell the first problems one by one, and count the others."""
+    findings = [Finding("DAMAGE", subject, problem) for problem in problems[:_MOST]]
+    if len(problems) > _MOST:
+        findings.append(Finding("DAMAGE", subject, f"and {len(problems) - _MOST} more"))
+    return findings
+
+
+def _examples(items: list[Any]) -> str:
+    """Return up to three items and how many more there are."""
+    shown = ", ".join(str(item) for item in items[:3])
+    return f"{shown} and {len(items) - 3} more" if len(items) > 3 else shown
+
+
+def _readable_size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,0 +1,5 @@
+"""One excerpt through the chain, to hear and to see."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

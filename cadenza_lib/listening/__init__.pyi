@@ -1,0 +1,18 @@
+from .explore import Explorer, draw_stages
+from .player import Player, Take
+from .stages import Setting, heard_take, load_excerpt, run_chain, score_table, spectrum_table, stage_takes, stem_takes
+
+__all__ = [
+    "Explorer",
+    "Player",
+    "Setting",
+    "Take",
+    "draw_stages",
+    "heard_take",
+    "load_excerpt",
+    "run_chain",
+    "score_table",
+    "spectrum_table",
+    "stage_takes",
+    "stem_takes",
+]

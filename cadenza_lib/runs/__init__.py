@@ -1,0 +1,5 @@
+"""Notebooks with checked parameters, studies of many, and the page about them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

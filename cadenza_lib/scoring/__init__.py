@@ -1,0 +1,5 @@
+"""Scene-listener pairs enhanced and scored, over systems, weights and output levels."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Separators by name, and the cache of their estimates."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

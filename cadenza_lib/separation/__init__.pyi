@@ -1,0 +1,3 @@
+from .separators import Separator, load, save_stems
+
+__all__ = ["Separator", "load", "save_stems"]

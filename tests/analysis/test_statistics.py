@@ -1,0 +1,278 @@
+"""Inference from repeated measures: against scipy and statsmodels, and on simulated listeners with a known answer."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from scipy import stats
+
+from cadenza_lib.analysis import statistics
+from cadenza_lib.analysis.statistics import (
+    bootstrap_interval,
+    bootstrap_weights,
+    correlation_table,
+    partial_correlation_table,
+    regression_line,
+)
+
+ROUNDING = 1e-12  # the same sums in another order, float64
+
+
+def simulated_table(
+    n_listeners: int, n_scenes: int, listener_sd: float, rng: np.random.Generator, slope: float = 0.0
+) -> pd.DataFrame:
+    """Return ear scores around 0.5 in which each listener has an effect of their own, and loss one slope per dB."""
+    listener = np.repeat(np.arange(n_listeners), n_scenes)
+    pta_db_hl = rng.uniform(10, 80, n_listeners)[listener]
+    effect = rng.normal(0, listener_sd, n_listeners)[listener]
+    haaqi = 0.5 + slope * (pta_db_hl - 45) + effect + rng.normal(0, 0.05, len(listener))
+    return pd.DataFrame(
+        {
+            "system": "simulated",
+            "listener": [f"L{number}" for number in listener],
+            "music": [f"song {number}" for number in np.tile(np.arange(n_scenes), n_listeners)],
+            "pta_db_hl": pta_db_hl,
+            "haaqi": haaqi,
+        }
+    )
+
+
+def mean_haaqi(rows: pd.DataFrame) -> float:
+    return float(rows["haaqi"].mean())
+
+
+# Bootstrap
+
+
+def test_one_listener_has_no_interval() -> None:
+    table = pd.DataFrame({"listener": ["A", "A"], "haaqi": [0.4, 0.6]})
+    assert all(math.isnan(limit) for limit in bootstrap_interval(table, mean_haaqi))
+
+
+def test_bootstrap_of_one_row_per_listener_is_the_ordinary_one() -> None:
+    table = simulated_table(30, 1, 0.1, np.random.default_rng(1))
+    expected = stats.bootstrap(
+        (table["haaqi"].to_numpy(),), np.mean, method="percentile", n_resamples=20000, rng=np.random.default_rng(2)
+    )
+    # The 2.5 % quantile of 2000 resamples of a normal statistic has a standard deviation of
+    # sqrt(0.025 * 0.975 / 2000) / 0.058 = 0.06 standard errors; four of these and scipy's own error.
+    tolerance = 0.25 * expected.standard_error
+    assert bootstrap_interval(table, mean_haaqi) == pytest.approx(tuple(expected.confidence_interval), abs=tolerance)
+
+
+def test_scenes_of_one_listener_count_no_more_than_one_when_they_are_equal() -> None:
+    one = simulated_table(12, 1, 0.1, np.random.default_rng(3))
+    eight = pd.concat([one] * 8, ignore_index=True)
+    assert bootstrap_interval(eight, mean_haaqi) == pytest.approx(bootstrap_interval(one, mean_haaqi), abs=ROUNDING)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(4)
+    repetitions = 120
+    covered = 0
+    for repetition in range(repetitions):
+        table = simulated_table(25, 4, listener_sd=0.1, rng=rng)
+        low, high = bootstrap_interval(table, mean_haaqi, seed=repetition, n_resamples=200)
+        covered += low <= 0.5 <= high
+    # The percentile interval of 25 listeners covers about 93 %, with a standard deviation of 2.3 % here. Resampling
+    # rows as if they were independent would cover about 70 %.
+    assert 0.86 <= covered / repetitions <= 0.99
+
+
+def test_same_seed_gives_the_same_interval_and_leaves_the_global_generator_alone() -> None:
+    table = simulated_table(10, 2, 0.1, np.random.default_rng(5))
+    np.random.seed(1)
+    expected = np.random.random()
+    np.random.seed(1)
+    intervals = [bootstrap_interval(table, mean_haaqi, seed, n_resamples=50) for seed in (0, 0, 1)]
+    assert np.random.random() == expected
+    assert intervals[0] == intervals[1] != intervals[2]
+
+
+def test_weights_are_the_resamples_of_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 500)  # several batches
+    table = simulated_table(9, 3, 0.1, np.random.default_rng(6)).sample(frac=1, random_state=1)
+    batches = list(bootstrap_weights(table["listener"], seed=3))
+    assert len(batches) > 2
+    weights = np.concatenate(batches)
+    assert weights.shape == (2000, 27)
+    assert (weights.sum(1) == 27).all()
+    means = weights @ table["haaqi"].to_numpy() / 27
+    assert np.quantile(means, [0.025, 0.975]) == pytest.approx(bootstrap_interval(table, mean_haaqi, 3), abs=ROUNDING)
+
+
+# Correlations
+
+
+def two_systems(rng: np.random.Generator) -> list[pd.DataFrame]:
+    tables = [simulated_table(12, 3, 0.03, rng, slope) for slope in (-0.002, -0.01)]
+    return [table.assign(system=name) for table, name in zip(tables, ("oracle", "mixture"), strict=True)]
+
+
+def test_correlations_are_scipys_for_each_system() -> None:
+    tables = two_systems(np.random.default_rng(7))
+    tables[1]["haaqi"] = tables[1]["haaqi"].round(1)  # ties
+    result = correlation_table(pd.concat(tables, ignore_index=True))
+    assert result["system"].tolist() == ["oracle", "mixture"]
+    assert result[["n_ears", "n_listeners"]].to_numpy().tolist() == [[36, 12], [36, 12]]
+    assert (result["note"] == "").all()
+    for row, table in zip(result.itertuples(), tables, strict=True):
+        assert row.predictor == "pta_db_hl"
+        pearson = stats.pearsonr(table["pta_db_hl"], table["haaqi"]).statistic
+        spearman = stats.spearmanr(table["pta_db_hl"], table["haaqi"]).statistic
+        assert row.pearson_r == pytest.approx(pearson, abs=ROUNDING)
+        assert row.spearman_rho == pytest.approx(spearman, abs=ROUNDING)
+        assert -1 <= row.ci_low < row.pearson_r < row.ci_high <= 1
+        assert -1 <= row.spearman_low < row.spearman_rho < row.spearman_high <= 1
+
+
+def test_weighted_intervals_are_those_of_resampled_rows() -> None:
+    table = two_systems(np.random.default_rng(8))[0]
+    table["haaqi"] = table["haaqi"].round(2)
+    row = correlation_table(table, seed=5).iloc[0]
+
+    def pearson(rows: pd.DataFrame) -> float:
+        return float(stats.pearsonr(rows["pta_db_hl"], rows["haaqi"]).statistic)
+
+    def spearman(rows: pd.DataFrame) -> float:
+        return float(stats.spearmanr(rows["pta_db_hl"], rows["haaqi"]).statistic)
+
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(bootstrap_interval(table, pearson, 5), abs=1e-9)
+    assert (row["spearman_low"], row["spearman_high"]) == pytest.approx(
+        bootstrap_interval(table, spearman, 5), abs=1e-9
+    )
+
+
+def test_interval_of_a_correlation_covers_the_one_it_was_simulated_with() -> None:
+    rng = np.random.default_rng(9)
+    slope, listener_sd, repetitions = -0.004, 0.06, 25
+    signal = slope**2 * 70**2 / 12  # variance of a uniform loss from 10 to 80 dB HL
+    truth = -math.sqrt(signal / (signal + listener_sd**2 + 0.05**2))
+    covered = 0
+    for repetition in range(repetitions):
+        row = correlation_table(simulated_table(25, 2, listener_sd, rng, slope), seed=repetition).iloc[0]
+        covered += row["ci_low"] <= truth <= row["ci_high"]
+    assert 0.78 <= covered / repetitions <= 1  # 93 %, standard deviation 5 %
+
+
+def test_p_values_hold_their_level_where_rows_taken_as_independent_do_not() -> None:
+    rng = np.random.default_rng(10)
+    repetitions, ours, naive = 150, 0, 0
+    for _ in range(repetitions):
+        table = simulated_table(20, 6, 0.1, rng)
+        x, y = table["pta_db_hl"].to_numpy(), table["haaqi"].to_numpy()
+        ours += statistics._cluster_p_value(x, y, table["listener"]) < 0.05
+        naive += stats.pearsonr(x, y).pvalue < 0.05
+    assert ours / repetitions < 0.12  # 5 to 7 %, standard deviation 2 %
+    assert naive / repetitions > 0.3
+
+
+def test_p_value_of_one_row_per_listener_is_that_of_a_robust_regression() -> None:
+    table = simulated_table(40, 1, 0.1, np.random.default_rng(11), -0.002)
+    row = correlation_table(table).iloc[0]
+    fit = sm.OLS(table["haaqi"], sm.add_constant(table["pta_db_hl"])).fit(cov_type="HC1")
+    # With clusters of one row the sandwich is HC1's; the reference is a t distribution with 39 degrees of freedom.
+    expected = 2 * stats.t.sf(abs(fit.tvalues["pta_db_hl"]), 39)
+    assert row["p_value"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_holm_multiplies_the_smallest_p_value_by_the_number_of_tests() -> None:
+    table = pd.concat(two_systems(np.random.default_rng(12)), ignore_index=True)
+    table["noise"] = np.random.default_rng(13).normal(size=len(table))
+    table["constant"] = 1.0
+    result = correlation_table(table, ["pta_db_hl", "noise", "constant"])
+    tested = result.dropna(subset="p_value").sort_values("p_value")
+    assert len(tested) == 4
+    expected = np.maximum.accumulate(tested["p_value"].to_numpy() * [4, 3, 2, 1]).clip(max=1)  # Holm 1979
+    assert tested["p_holm"].to_numpy() == pytest.approx(expected, abs=ROUNDING)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3])  # the mean of many 0.1 is not 0.1 in float64
+def test_constant_scores_and_predictors_are_named(constant: float) -> None:
+    table = simulated_table(6, 3, 0.1, np.random.default_rng(14))
+    for changed, name in ((table.assign(share=constant), "share"), (table.assign(haaqi=constant), "haaqi")):
+        result = correlation_table(changed, "share" if name == "share" else "pta_db_hl")
+        assert result[["pearson_r", "ci_low", "spearman_rho", "p_value", "p_holm"]].isna().all(axis=None)
+        assert result["note"].tolist() == [f"{name} is the same everywhere"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_cannot_be_inferred_is_said() -> None:
+    table = simulated_table(5, 2, 0.1, np.random.default_rng(15))
+    one = correlation_table(table[table["listener"] == "L0"])
+    assert one["note"].tolist() == ["not enough data: 1 listener, at least 3 are needed"]
+    unknown = correlation_table(table.assign(share=np.nan), "share")
+    assert unknown["note"].tolist() == ["no row has both HAAQI and share"]
+    assert correlation_table(table.iloc[:0]).empty
+    for empty in (partial_correlation_table(table.iloc[:0], [("pta_db_hl", "share")]), regression_line(table.iloc[:0])):
+        assert empty.empty
+
+
+@pytest.mark.filterwarnings("error")
+def test_missing_scores_are_left_out_and_counted() -> None:
+    table = simulated_table(10, 2, 0.1, np.random.default_rng(16), -0.003)
+    holed = table.copy()
+    holed.loc[[3, 8], "haaqi"] = np.nan
+    holed.loc[5, "pta_db_hl"] = np.nan
+    row = correlation_table(holed).iloc[0]
+    kept = table.drop([3, 5, 8])
+    assert row["pearson_r"] == pytest.approx(np.corrcoef(kept["pta_db_hl"], kept["haaqi"])[0, 1], abs=ROUNDING)
+    assert (row["n_ears"], row["note"]) == (17, "3 of 20 rows lack a value")
+
+
+# Partial correlations
+
+
+def correlated_losses(rng: np.random.Generator, n_listeners: int = 400) -> pd.DataFrame:
+    """HAAQI falls with the low loss alone, and the high loss goes along with the low one."""
+    low = rng.normal(40, 15, n_listeners)
+    high = low + rng.normal(20, 8, n_listeners)
+    haaqi = 0.9 - 0.005 * low + rng.normal(0, 0.05, n_listeners)
+    names = [f"L{number}" for number in range(n_listeners)]
+    return pd.DataFrame({"system": "s", "listener": names, "low": low, "high": high, "haaqi": haaqi})
+
+
+def test_partial_correlation_is_that_of_residuals_and_finds_which_loss_matters() -> None:
+    table = correlated_losses(np.random.default_rng(17))
+    result = partial_correlation_table(table, [("low", "high"), ("high", "low"), ("low", [])])
+
+    def residual(name: str, given: str) -> np.ndarray:
+        return sm.OLS(table[name], sm.add_constant(table[given])).fit().resid.to_numpy()
+
+    for row in result.iloc[:2].itertuples():
+        expected = np.corrcoef(residual(row.predictor, row.given), residual("haaqi", row.given))[0, 1]
+        assert row.partial_r == pytest.approx(expected, abs=1e-9)
+    low, high, plain = result.itertuples()
+    # By construction: what is left of low given high has the standard deviation 15 * 8 / 17 = 7.06 dB.
+    assert low.partial_r == pytest.approx(-0.005 * 7.06 / math.hypot(0.005 * 7.06, 0.05), abs=0.1)
+    assert low.ci_high < 0
+    assert high.ci_low < 0 < high.ci_high
+    assert plain.partial_r == pytest.approx(np.corrcoef(table["low"], table["haaqi"])[0, 1], abs=1e-9)
+
+
+@pytest.mark.filterwarnings("error")
+def test_partial_correlation_given_the_same_thing_is_refused() -> None:
+    table = correlated_losses(np.random.default_rng(18), 20)
+    row = partial_correlation_table(table.assign(twice=2 * table["low"]), [("low", "twice")]).iloc[0]
+    assert math.isnan(row["partial_r"])
+    assert row["note"] == "low is a linear function of twice here"
+
+
+# Regression
+
+
+def test_line_is_scipys_and_its_band_covers_the_truth() -> None:
+    rng = np.random.default_rng(19)
+    covered = []
+    for repetition in range(40):
+        table = simulated_table(30, 3, 0.06, rng, -0.004)
+        line = regression_line(table, seed=repetition, n_points=3)
+        truth = 0.5 - 0.004 * (line["pta_db_hl"] - 45)
+        covered.append((line["ci_low"] <= truth) & (truth <= line["ci_high"]))
+    expected = stats.linregress(table["pta_db_hl"], table["haaqi"])
+    assert line["haaqi"].to_numpy() == pytest.approx(expected.intercept + expected.slope * line["pta_db_hl"], abs=1e-9)
+    assert line["pta_db_hl"].iloc[[0, -1]].tolist() == [table["pta_db_hl"].min(), table["pta_db_hl"].max()]
+    assert 0.8 <= np.mean(covered) <= 1  # about 92 %, standard deviation at most 4.3 %

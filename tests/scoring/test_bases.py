@@ -1,0 +1,107 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from cadenza_lib.chain import fusion
+from cadenza_lib.chain.fitting import Output, save_output
+from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
+from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
+from cadenza_lib.separation.separators import load
+
+HAAQI_TOLERANCE = 1e-6  # of the fast path to the full one through the FLAC file
+ROUNDING = 1e-6  # of the peak: the file without a clip holds float32
+BIT = 2.0**-15
+
+PER_STEM = ((0.1, 0.2, 0.3, 0.4), (0.4, 0.3, 0.2, 0.1), (0.5, 0.5, 0.5, 0.5))
+CANDIDATES = {
+    "no mixture": Candidate((0.5, 0.3, 0.2)),
+    "the paper's weight": Candidate((0.0, 1.0, 0.0), 0.15),
+    "the mixture alone, softer": Candidate((0.2, 0.2, 0.6), 1.0, -6.0),
+    "per stem": Candidate(PER_STEM, 0.3, 3.0),
+}
+
+
+@pytest.fixture(scope="module", params=["demo", "cadenza_mini"])
+def case(request):
+    """Return two seconds of a scene, three separations of them, its gains, and who listens."""
+    corpus = open_corpus("demo" if request.param == "demo" else request.getfixturevalue("cadenza_mini"))
+    split = corpus.split(corpus.splits[-1])
+    pair = choose_pairs(split.scene_listeners)[0]
+    song = corpus.at_ear_song(split, split.scenes[pair.scene])
+    song = replace(song, stems=song.stems[..., :88200], mixture=song.mixture[..., :88200])
+    estimates = [load(name, "cpu")(song) for name in ("demo_hdemucs", "demo_openunmix")]
+    estimates.append(0.6 * song.stems + 0.4 * load("mixture")(song))
+    return song, estimates, corpus.gains_db(split.scenes[pair.scene]), split.listeners[pair.listener], pair.scene
+
+
+def _through_the_file(case, candidate, mixture_into, folder) -> Output:
+    """Enhance step by step, write the file, and read it back with another library."""
+    song, estimates, gains_db, listener, _ = case
+    stems = fusion.combine(estimates, candidate.model_weights)
+    weight, level_db = candidate.mixture_weight, candidate.output_level_db
+    output = evaluation.enhance(song, stems, gains_db, listener, weight, level_db, candidate.clip, mixture_into)
+    samples, _ = soundfile.read(save_output(output, folder / "x"), dtype="float32")
+    return Output(np.ascontiguousarray(samples.T), output.clipped_share, candidate.clip)
+
+
+@pytest.mark.parametrize(("name", "mixture_into"), [*((name, "stems") for name in CANDIDATES), ("per stem", "downmix")])
+def test_the_fast_path_scores_what_the_file_scores(case, name, mixture_into, tmp_path):
+    song, estimates, gains_db, listener, scene = case
+    candidate = CANDIDATES[name]
+    bases = PairBases(SceneBases(song, estimates, gains_db, name == "per stem", mixture_into), listener, scene)
+    expected = _through_the_file(case, candidate, mixture_into, tmp_path)
+    ours = bases.output(candidate)
+    assert np.abs(ours.signal - expected.signal).max() <= BIT  # rounding may fall on the other side of a step
+    assert np.mean(ours.signal != expected.signal) < 1e-4
+    reference = evaluation.reference_remix(song, gains_db)
+    full, fast = evaluation.score(expected, reference, listener, scene), bases.score(candidate)
+    np.testing.assert_allclose(fast.haaqi, full.haaqi, rtol=0, atol=HAAQI_TOLERANCE)
+    np.testing.assert_allclose(fast.clipped_share, full.clipped_share, rtol=0, atol=1e-4)
+
+
+def test_without_the_clip_the_fast_path_is_the_full_one_up_to_rounding(case, tmp_path):
+    song, estimates, gains_db, listener, scene = case
+    candidate = replace(CANDIDATES["no mixture"], clip=False)
+    ours = PairBases(SceneBases(song, estimates, gains_db), listener, scene).output(candidate)
+    expected = _through_the_file(case, candidate, "stems", tmp_path)
+    np.testing.assert_allclose(ours.signal, expected.signal, rtol=0, atol=ROUNDING * np.abs(expected.signal).max())
+
+
+def test_the_mixture_and_a_model_that_is_the_truth_are_the_bounds_of_every_sweep():
+    song, listener, gains_db = tiny_song(), tiny_listener(), torch.tensor([6.0, -10.0, 0.0, 3.0])
+    bases = PairBases(SceneBases(song, [song.stems], gains_db), listener, "scene_1")
+    for weight, system in ((0.0, "oracle"), (1.0, "mixture")):
+        expected = evaluation.enhance(song, load(system)(song), gains_db, listener, clip=False)
+        ours = bases.output(Candidate((1.0,), weight, clip=False))
+        np.testing.assert_allclose(ours.signal, expected.signal, rtol=0, atol=ROUNDING * np.abs(expected.signal).max())
+
+
+@pytest.mark.parametrize(
+    ("candidate", "message"),
+    [
+        (Candidate((1.0,)), "1 values for 2 models"),
+        (Candidate((0.5, 0.6)), "must have the sum 1"),
+        (Candidate((0.5, 0.5), 1.5), r"mixture_weight 1\.5 must lie between 0 and 1"),
+        (Candidate((0.5, 0.5), 0.1, 90.0), r"output_level_db 90\.0 must lie between -60 and 60"),
+        (Candidate(((1.0, 0.0, 1.0, 1.0), (0.0, 1.0, 0.0, 0.0))), "build them with per_stem"),
+    ],
+)
+def test_a_candidate_out_of_bounds_is_refused(candidate, message):
+    song = tiny_song()
+    bases = PairBases(SceneBases(song, [song.stems, song.stems], torch.zeros(4)), tiny_listener(), "scene_1")
+    with pytest.raises(ParameterError, match=message):
+        bases.output(candidate)
+
+
+def test_an_unknown_place_for_the_mixture_is_refused():
+    song = tiny_song()
+    with pytest.raises(ParameterError, match="mixture_into 'ears' is unknown; use one of stems, downmix"):
+        SceneBases(song, [song.stems], torch.zeros(4), mixture_into="ears")
+    with pytest.raises(ParameterError, match="mixture_into 'ears' is unknown; use one of stems, downmix"):
+        evaluation.enhance(song, song.stems, torch.zeros(4), tiny_listener(), mixture_into="ears")

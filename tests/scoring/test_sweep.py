@@ -1,0 +1,354 @@
+import itertools
+import json
+import shutil
+from concurrent.futures import BrokenExecutor, Executor, Future
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cadenza_lib.chain import fusion
+from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
+from cadenza_lib.core.files import DATA
+from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.demo import open_corpus, tiny_corpus
+from cadenza_lib.haaqi import Components
+from cadenza_lib.scoring import evaluation, sweep
+from cadenza_lib.scoring.bases import Candidate
+from cadenza_lib.scoring.evaluation import PairReference, PairScore
+from cadenza_lib.scoring.sweep import PairSet, Space, Sweep, candidate_of, grid, search, search_and_test, simplex_grid
+from cadenza_lib.separation.separators import load
+
+MODELS = ["oracle", "mixture"]  # which need no network
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return str(tiny_corpus(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture
+def pairs(corpus):
+    return search_and_test(Corpus(corpus), "train", "train", 0, 0)[0]
+
+
+@pytest.fixture
+def quick_score(monkeypatch):
+    """Replace HAAQI, which these tests do not look at, by the level of the processed signal; list the calls."""
+    calls = []
+
+    def level(_, output):
+        calls.append(output)
+        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
+        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
+
+    monkeypatch.setattr(PairReference, "score", level)
+    return calls
+
+
+def test_a_sweep_scores_what_an_evaluation_scores(corpus, pairs, tmp_path):
+    candidate = Candidate((0.7, 0.3), 0.15, -6.0)
+    ours = Sweep(corpus, MODELS, tmp_path / "sweep", progress=False).scores([candidate], pairs)
+    settings = evaluation.Settings(corpus, "train", tuple(MODELS), 0.15, -6.0, model_weights=(0.7, 0.3))
+    separator = fusion.ensemble([load(name) for name in MODELS], [0.7, 0.3])
+    full = evaluation.evaluate(Corpus(corpus), separator, settings, pairs.pairs, tmp_path / "full", progress=False)
+    assert len(ours) == len(full) == 2
+    assert (ours["set"] == "search").all()
+    assert candidate_of(ours.iloc[0]) == candidate
+    scores = ["left_score", "right_score", "score"]
+    np.testing.assert_allclose(ours[scores], full[scores], rtol=0, atol=1e-6)  # as for `bases`
+    assert ours[["scene", "song", "listener"]].equals(full[["scene", "song", "listener"]])
+
+
+class _StopAfterError(Exception):
+    pass
+
+
+def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs, quick_score, tmp_path, monkeypatch):
+    candidates = grid(simplex_grid(2, 2), [0.0, 0.15], [-6.0, 0.0])
+    whole = Sweep(corpus, MODELS, tmp_path / "whole", progress=False).scores(candidates, pairs)
+    assert len(quick_score) == len(whole) == 12 * 2
+
+    append = sweep.append_row
+    left = itertools.count(10, -1)
+
+    def stop_after_ten(path, row):
+        if next(left) == 0:
+            raise _StopAfterError
+        append(path, row)
+
+    monkeypatch.setattr(sweep, "append_row", stop_after_ten)
+    stopped = Sweep(corpus, MODELS, tmp_path / "stopped", progress=False)
+    with pytest.raises(_StopAfterError):
+        stopped.scores(candidates, pairs)
+    monkeypatch.setattr(sweep, "append_row", append)
+    with (tmp_path / "stopped" / "scores.csv").open("a") as file:
+        file.write('train,"[0.5, 0.5]",0.1')  # what a kill in the middle of a write leaves
+    quick_score.clear()
+    resumed = Sweep(corpus, MODELS, tmp_path / "stopped", progress=False).scores(candidates, pairs)
+    assert len(quick_score) == 12 * 2 - 10
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+
+
+def test_what_has_been_scored_is_not_scored_again(corpus, pairs, quick_score, tmp_path):
+    candidate = Candidate((1 / 3, 2 / 3), 0.1)  # numbers that a table must keep to the last bit
+    for _ in range(2):
+        table = Sweep(corpus, MODELS, tmp_path, progress=False).scores([candidate, candidate], pairs)
+    assert len(table) == 4
+    assert len(quick_score) == 2
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_an_executor_gives_the_same_table(corpus, pairs, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    candidates = grid([(1.0, 0.0), (0.5, 0.5)], [0.0, 0.3])
+    alone = Sweep(corpus, MODELS, tmp_path / "alone", progress=False).scores(candidates, pairs)
+    with ThreadPoolExecutor(1) as executor:
+        shared = Sweep(corpus, MODELS, tmp_path / "shared", executor=executor, progress=False).scores(candidates, pairs)
+    pd.testing.assert_frame_equal(shared, alone, check_exact=True)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
+    Sweep(corpus, MODELS, tmp_path, progress=False)
+    with pytest.raises(ParameterError, match="holds results with mixture_into 'stems', not 'downmix'; choose another"):
+        Sweep(corpus, MODELS, tmp_path, "downmix", progress=False)
+
+
+def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
+    for suffix in (".safetensors", ".json"):
+        shutil.copy(DATA / f"demo_openunmix{suffix}", tmp_path / f"best{suffix}")
+    models = ["oracle", "demo_openunmix", str(tmp_path / "best.safetensors")]
+    with pytest.raises(ParameterError, match=r"demo_openunmix and .*best\.safetensors hold the same weights"):
+        Sweep(corpus, models, tmp_path / "sweep", progress=False)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
+    Sweep(corpus, MODELS, tmp_path, progress=False).scores([Candidate((1.0, 0.0))], pairs)
+    path = tmp_path / "scores.csv"
+    path.write_text(path.read_text().replace(",True,", ",perhaps,"))
+    with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
+        Sweep(corpus, MODELS, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "is not valid JSON"),
+        ('{"corpus": "de', "is not valid JSON"),
+        ("[]", "does not hold settings of results .*; choose another"),
+        ('{"corpus": "demo"}', "does not hold settings of results .*; choose another"),
+        ('{"corpus": NaN}', "corpus is nan, which is no finite number"),
+    ],
+)
+def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, sentence):
+    (tmp_path / "sweep.json").write_text(text)
+    with pytest.raises(CadenzaError, match=rf"{tmp_path}/sweep\.json .*{sentence}"):
+        Sweep(corpus, MODELS, tmp_path, progress=False)
+
+
+class _Dead(Executor):
+    """Breaks now, or with the result."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def submit(self, *_):
+        future = Future()
+        future.set_exception(BrokenExecutor("A process was terminated abruptly."))
+        return future if self.when == "later" else future.result()
+
+
+@pytest.mark.parametrize("when", ["now", "later"])
+def test_a_process_that_dies_is_told_in_one_sentence(corpus, pairs, tmp_path, when):
+    dead = Sweep(corpus, MODELS, tmp_path, executor=_Dead(when), progress=False)
+    with pytest.raises(ParameterError, match=rf"scored for {tmp_path} died, .*fewer jobs, which goes on"):
+        dead.scores([Candidate((1.0, 0.0))], pairs)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_what_another_process_has_scored_since_is_not_scored_again(corpus, pairs, tmp_path):
+    ours, theirs = (Sweep(corpus, MODELS, tmp_path, progress=False) for _ in range(2))
+    candidates = grid(simplex_grid(2, 1), [0.0])
+    theirs.scores(candidates[:1], pairs)
+    table = ours.scores(candidates, pairs)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = file.read().splitlines()
+    assert len(rows) == len(set(rows)) == 1 + len(table)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_a_damaged_search_is_one_sentence(corpus, pairs, tmp_path):
+    (tmp_path / "search.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(
+        ParameterError, match=r"search\.db cannot be used \(file is not a database\); make room, or move it away"
+    ):
+        search(Sweep(corpus, MODELS, tmp_path, progress=False), pairs, Space(2), 1)
+
+
+def test_search_and_held_out_pairs_share_no_song(corpus):
+    for data, test_split in ((Corpus(corpus), "train"), (open_corpus("demo"), "test")):
+        split = "train" if test_split == "train" else "valid"
+        on, held_out = search_and_test(data, split, test_split, 2, 2)
+        assert (on.name, held_out.name) == ("search", "held-out")
+        songs = [{data.split(part.split).scenes[pair.scene].music for pair in part.pairs} for part in (on, held_out)]
+        assert not songs[0] & songs[1]
+        assert len(on.pairs) == len(held_out.pairs) == 2
+
+
+def test_splits_that_share_a_song_are_refused(corpus):
+    data = Corpus(corpus)
+    data._splits["copy"] = data.split("train")
+    data.__class__ = type("TwoSplits", (Corpus,), {"splits": property(lambda _: ["copy", "train"])})
+    with pytest.raises(CorpusError, match="Splits 'train' and 'copy' share 'Tiny 1'; choose others"):
+        search_and_test(data, "train", "copy", 1, 1)
+
+
+@pytest.mark.parametrize("values", [{"mixture_weights": []}, {"mixture_weights": [0.1, 0.1]}, {"output_levels_db": []}])
+def test_a_grid_of_nothing_or_of_something_twice_is_an_error(values):
+    with pytest.raises(ParameterError, match="must hold at least one value, and each once"):
+        grid(**{"model_weights": [(1.0, 0.0)], "mixture_weights": [0.0]} | values)
+    with pytest.raises(ParameterError, match=r"model_weights \[\[1.0\], \[1.0\]\] must hold"):
+        grid([[1.0], [1.0]], [0.0])
+
+
+def test_a_simplex_grid_has_all_multiples_and_nothing_else():
+    weights = simplex_grid(3, 4)
+    assert len(set(weights)) == len(weights) == 15  # (4 + 2) over 2
+    assert all(sum(row) == 1 and min(row) >= 0 for row in weights)
+    with pytest.raises(ParameterError, match="at least 1 model and 1 interval, not 2 and 0"):
+        simplex_grid(2, 0)
+
+
+@pytest.mark.parametrize("per_stem", [False, True])
+def test_uniform_numbers_stand_for_uniform_weights_and_back(per_stem):
+    space = Space(3, 0.5, (-6.0, 0.0), per_stem)
+    generator = np.random.default_rng(0)
+    draws = [{name: generator.uniform(*bounds) for name, bounds in space.names().items()} for _ in range(2000)]
+    candidates = [space.candidate(draw) for draw in draws]
+    weights = np.array([candidate.model_weights for candidate in candidates]).reshape(len(draws), 3, -1)
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-12)
+    # Each coordinate of a uniform point of this simplex is Beta(1, 2): mean 1/3, variance 1/18; 5 standard errors.
+    np.testing.assert_allclose(weights.mean(0), 1 / 3, atol=5 * np.sqrt(1 / 18 / len(draws)))
+    np.testing.assert_allclose(weights.var(0), 1 / 18, atol=0.007)
+    for draw, candidate in zip(draws[:50], candidates[:50], strict=True):
+        assert space.values(candidate) == pytest.approx(draw, abs=1e-9)
+
+
+@pytest.mark.parametrize("corner", simplex_grid(3, 2))
+def test_borders_of_the_simplex_are_found_again(corner):
+    space = Space(3)
+    assert space.candidate(space.values(Candidate(corner, 0.1))).model_weights == pytest.approx(corner)
+
+
+class _Stub:
+    """A sweep whose score is a known function with its maximum inside: what it finds can be checked."""
+
+    BEST = Candidate((0.2, 0.5, 0.3), 0.15, -4.0)
+
+    def __init__(self, out_dir, stop_after=None):
+        self.out_dir, self.stop_after = out_dir, stop_after
+        out_dir.mkdir(exist_ok=True)
+
+    def pair_identity(self, split, pair):
+        return f"{split} {pair}"
+
+    def scores(self, candidates, on):
+        if self.stop_after is not None:
+            self.stop_after -= 1
+            if self.stop_after < 0:
+                raise KeyboardInterrupt
+        rows = [self.value(candidate) for candidate in candidates for _ in on.pairs]
+        return pd.DataFrame({"score": rows})
+
+    def value(self, candidate):
+        distance = np.subtract(candidate.model_weights, self.BEST.model_weights) ** 2
+        return float(1 - distance.sum() - (candidate.mixture_weight - 0.15) ** 2 - (candidate.output_level_db + 4) ** 2)
+
+
+PAIRS = PairSet("search", "valid", ("a", "b"))
+SPACE = Space(3, 0.5, (-12.0, 0.0))
+
+
+def test_the_search_comes_nearer_to_the_maximum_of_a_known_function_than_chance(tmp_path):
+    stub, generator = _Stub(tmp_path), np.random.default_rng(0)
+    tried = search(stub, PAIRS, SPACE, 24)
+    draws = [{name: generator.uniform(*bounds) for name, bounds in SPACE.names().items()} for _ in range(24)]
+    assert len(tried) == 24
+    assert max(map(stub.value, tried)) > max(stub.value(SPACE.candidate(draw)) for draw in draws)
+    assert max(map(stub.value, tried)) > 0.8  # the maximum is 1
+
+
+def test_the_search_begins_with_the_candidate_it_is_given(tmp_path):
+    start = Candidate((0.25, 0.25, 0.5), 0.15, -3.0)
+    first = search(_Stub(tmp_path), PAIRS, SPACE, 3, start=start)[0]
+    assert first.model_weights == pytest.approx(start.model_weights)
+    assert (first.mixture_weight, first.output_level_db) == (0.15, -3.0)
+
+
+N_TRIALS = 14  # the first ten are drawn at random by Optuna's default, those after them by their results
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    monkeypatch.setattr(sweep, "BATCH", 4)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "BATCH", 4)
+        return search(_Stub(tmp_path_factory.mktemp("search") / "whole"), PAIRS, SPACE, N_TRIALS, seed=3)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("where", ["scoring", "asking", "telling"])
+def test_a_search_stopped_at_any_moment_tries_the_candidates_of_an_unbroken_one(where, unbroken, tmp_path, monkeypatch):
+    import optuna
+
+    with monkeypatch.context() as patch:
+        if where != "scoring":
+            kind, name, moment = {
+                "asking": (optuna.trial.Trial, "suggest_float", 12 * len(SPACE.names()) + 2),  # within the 13th trial
+                "telling": (optuna.Study, "tell", 13),
+            }[where]
+            original, counter = getattr(kind, name), itertools.count()
+
+            def stop(self, *arguments, **options):
+                if next(counter) == moment:
+                    raise KeyboardInterrupt
+                return original(self, *arguments, **options)
+
+            patch.setattr(kind, name, stop)
+        with pytest.raises(KeyboardInterrupt):
+            search(_Stub(tmp_path / "broken", 3 if where == "scoring" else None), PAIRS, SPACE, N_TRIALS, seed=3)
+    assert search(_Stub(tmp_path / "broken"), PAIRS, SPACE, N_TRIALS, seed=3) == unbroken
+
+
+def test_another_search_is_not_mixed_in(tmp_path):
+    search(_Stub(tmp_path), PAIRS, SPACE, 1)
+    with pytest.raises(CadenzaError, match=r"search\.db holds a search with another seed; choose another"):
+        search(_Stub(tmp_path), PAIRS, SPACE, 1, seed=5)
+
+
+@pytest.mark.parametrize("bounds", [{"max_mixture_weight": 1.5}, {"output_level_db": (0.0, -6.0)}])
+def test_a_space_without_sense_is_refused(bounds):
+    with pytest.raises(ParameterError, match="A search needs max_mixture_weight from 0 to 1 and a lowest level"):
+        Space(2, **bounds)
+
+
+@pytest.mark.parametrize("n_trials", [0, -1])
+def test_a_search_without_trials_is_an_error(n_trials, tmp_path):
+    with pytest.raises(ParameterError, match=f"n_trials {n_trials} must be at least 1"):
+        search(_Stub(tmp_path), PAIRS, SPACE, n_trials)
+    assert not (tmp_path / "search.db").exists()
+
+
+def test_candidates_survive_a_table(tmp_path):
+    candidates = [Candidate((1 / 3, 2 / 3), 0.1), Candidate(((0.1, 0.9), (0.9, 0.1)), 0.2, -3.0, False)]
+    rows = [(json.dumps(one.model_weights), one.mixture_weight, one.output_level_db, one.clip) for one in candidates]
+    pd.DataFrame(rows, columns=list(sweep.CANDIDATE_COLUMNS)).to_csv(tmp_path / "x.csv")
+    table = pd.read_csv(tmp_path / "x.csv")
+    assert [candidate_of(row) for _, row in table.iterrows()] == candidates
