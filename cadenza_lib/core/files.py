@@ -69,7 +69,7 @@ _LOGGER = logging.getLogger(__name__)
 
 Kind = TypeVar("Kind")
 
-DATA = Path(__file__).resolve().parents[1] / "data"
+DATA = Path(__file__).resolve().parents[2] / "data"
 """The repository's data directory, where the demo's metadata and checkpoints lie."""
 
 NameOrPath = str

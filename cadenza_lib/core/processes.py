@@ -55,7 +55,7 @@ def child_environment() -> dict[str, str]:
     a person sets for interpreters of their own, such as a start-up file, is left out.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
-    paths = [str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
     cores = core_count()
     for variable in THREAD_VARIABLES:

@@ -23,7 +23,7 @@ _MODULES = {
     "pyyaml": "yaml",
 }  # where a distribution and its module differ in name
 _MIN_FREE_GB = 2.0
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

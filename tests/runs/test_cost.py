@@ -13,12 +13,12 @@ from cadenza_lib.data.demo import open_corpus, tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.runs import execution
-from cadenza_lib.separation import separators
 from cadenza_lib.runs.cost import Calibration, Work, work_of
 from cadenza_lib.runs.notebooks import notebook_parameters
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import Settings
+from cadenza_lib.separation import separators
 
 ROOT = Path(__file__).resolve().parents[2]
 
