@@ -232,7 +232,7 @@ def move_clock(offset_s: float) -> None:
     """Let this process believe in another time of day."""
     import datetime
 
-    from cadenza_lib.runs import execution
+    from cadenza_lib.runs import execution, notebooks
 
     real = time.time
     time.time = lambda: real() + offset_s
