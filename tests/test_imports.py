@@ -13,10 +13,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 
 ROOMS = {
     "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
-    "audio": ("loudness", "acoustics", "heads"),
+    "audio": ("resampling", "loudness", "acoustics", "heads"),
     "data": (("listeners", "scenes", "corpus", "simulation", "datasets", "supplement", "synthesis", "demo", "twin")),
     "separation": ("openunmix", "pretrained", "separators", "estimates"),
-    "chain": ("fusion", "remix", "fitting"),
+    "chain": ("fusion", "remix", "fitting", "output", "pipeline"),
     "haaqi": (
         "simd",
         "kernels",
@@ -34,7 +34,7 @@ ROOMS = {
         "torch_comparison",
         "torch",
     ),
-    "scoring": ("evaluation", "bases", "sweep", "submission", "levels"),
+    "scoring": ("pairs", "kept", "evaluation", "bases", "sweep", "submission", "levels"),
     "training": ("targets", "segments", "files", "finetuning"),
     "analysis": ("statistics", "mixed", "tables", "comparisons", "personal", "causes"),
     "figures": ("common", "sound", "systems", "listeners"),

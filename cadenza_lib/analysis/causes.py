@@ -25,6 +25,7 @@ from cadenza_lib.analysis.statistics import (
     weighted_line,
 )
 from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import SEVERITY_CLASSES, Listener
@@ -52,6 +53,7 @@ def level_experiment(
     out_dir: Path | str,
     levels_db: Sequence[float] = OUTPUT_LEVELS_DB,
     device: str = "auto",
+    settings: ChainSettings = OFFICIAL,
 ) -> pd.DataFrame:
     """Score the mixture, a system and the oracle over output levels, every listener with every scene.
 
@@ -63,8 +65,8 @@ def level_experiment(
         As for `separation.load`.
     n_listeners, n_scenes
         As for `headroom.crossed_pairs`; the paper's asymmetric listener is among them if there.
-    out_dir, levels_db, device
-        As for `headroom.evaluate_levels`.
+    out_dir, levels_db, device, settings
+        As for `levels.evaluate_levels`.
 
     Returns
     -------
@@ -76,7 +78,7 @@ def level_experiment(
     data = open_corpus(corpus)
     pairs = crossed_pairs(data.split(split), n_listeners, n_scenes, [PAPER_ASYMMETRIC_LISTENER])
     systems = list(dict.fromkeys(["mixture", system, "oracle"]))
-    levels = evaluate_levels(data, split, systems, pairs, out_dir, levels_db, device)
+    levels = evaluate_levels(data, split, systems, pairs, out_dir, levels_db, device, settings=settings)
     return level_table(levels, *listeners_and_gains_db(corpus, split))
 
 

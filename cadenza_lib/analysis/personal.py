@@ -21,8 +21,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cadenza_lib.analysis.comparisons import compare
-from cadenza_lib.chain.fitting import NALR_FREQUENCIES, amplify, finish, listener_band_firs, resample
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import filter_ears
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT, simplex_weights
+from cadenza_lib.chain.output import output_stage
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, at_output_rate, finish
 from cadenza_lib.core.conventions import EARS, HAAQI_SAMPLE_RATE, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import as_tuples, file_name, fill, make_directory, read_json, write_json
@@ -37,8 +40,8 @@ from cadenza_lib.data.listeners import (
 from cadenza_lib.data.scenes import Pair
 from cadenza_lib.haaqi.torch import ReferenceBatch
 from cadenza_lib.haaqi.torch_filters import resample as resample_to_haaqi
-from cadenza_lib.scoring.bases import Candidate, PairBases
-from cadenza_lib.scoring.evaluation import PairScore
+from cadenza_lib.scoring.bases import PairBases
+from cadenza_lib.scoring.pairs import PairScore
 from cadenza_lib.scoring.sweep import CANDIDATE_COLUMNS, PairSet, Sweep, best_of
 
 __all__ = [
@@ -63,7 +66,7 @@ _LEVEL_STEP_DB = 2.0
 class PersonalFusion:
     """The best candidate met on the way, and the score at each step, without the ear's internal noise."""
 
-    candidate: Candidate
+    candidate: ChainSettings
     scores: list[float]
 
 
@@ -72,11 +75,13 @@ class PersonalFitting:
     """The best fitting met on the way, and the score at each step, without the ear's internal noise."""
 
     output_level_db: float
-    trims_db: tuple[tuple[float, float], ...]  # (band, ear), bands as in `fitting.NALR_FREQUENCIES`
+    trims_db: tuple[tuple[float, float], ...]  # (band, ear), one for each frequency of the prescription
     scores: list[float]
 
 
-def optimise_fusion(pairs: Sequence[PairBases], steps: int = 15, excerpt_s: float = 4.0) -> PersonalFusion:
+def optimise_fusion(
+    pairs: Sequence[PairBases], start: ChainSettings = OFFICIAL, steps: int = 15, excerpt_s: float = 4.0
+) -> PersonalFusion:
     """Raise the mean HAAQI of a listener's scenes by gradient ascent (Adam) on weights and output level.
 
     It begins with equal model weights, the paper's share of the mixture, and 0 dB.
@@ -85,6 +90,8 @@ def optimise_fusion(pairs: Sequence[PairBases], steps: int = 15, excerpt_s: floa
     ----------
     pairs
         The scenes, with one weight for each model, and the listener.
+    start
+        What is not varied: prescription, place of the mixture, and output stage.
     steps
         Each costs a score with its gradient for each scene.
     excerpt_s
@@ -97,7 +104,7 @@ def optimise_fusion(pairs: Sequence[PairBases], steps: int = 15, excerpt_s: floa
     AudioError
         If a reference is silent at an ear for all of the excerpt.
     """
-    excerpts = [_Excerpt(pair, pair.signals, excerpt_s) for pair in _checked(pairs, steps, excerpt_s)]
+    excerpts = [_Excerpt(pair, pair.signals, start, excerpt_s) for pair in _checked(pairs, steps, excerpt_s)]
     scenes = [pair.scene for pair in pairs]
     n_models = len(pairs[0].signals) - 1
     logits = torch.zeros(n_models, dtype=torch.float64, requires_grad=True)
@@ -105,16 +112,22 @@ def optimise_fusion(pairs: Sequence[PairBases], steps: int = 15, excerpt_s: floa
     level = torch.zeros((), dtype=torch.float64, requires_grad=True)
 
     def score(index: int) -> Tensor:
-        weights = scenes[index].normalised(torch.softmax(logits, 0), torch.sigmoid(share))
+        weights = scenes[index].normalised(torch.softmax(logits, 0), torch.sigmoid(share), start.mixture_into)
         return excerpts[index].score((_factor(_level_db(level)) * weights)[:, None])
 
     (logits, share, level), scores = _ascend([logits, share, level], score, len(pairs), steps)
     weights = torch.softmax(logits, 0).tolist()
-    return PersonalFusion(Candidate(weights, torch.sigmoid(share).item(), _level_db(level).item()), scores)
+    candidate = replace(
+        start,
+        model_weights=weights,
+        mixture_weight=torch.sigmoid(share).item(),
+        output_level_db=_level_db(level).item(),
+    )
+    return PersonalFusion(candidate, scores)
 
 
 def optimise_fitting(
-    pairs: Sequence[PairBases], candidate: Candidate, steps: int = 15, excerpt_s: float = 4.0
+    pairs: Sequence[PairBases], candidate: ChainSettings, steps: int = 15, excerpt_s: float = 4.0
 ) -> PersonalFitting:
     """Raise the mean HAAQI of a listener's scenes by gradient ascent on output level and trims in NAL-R's bands.
 
@@ -128,8 +141,9 @@ def optimise_fitting(
     candidate
         The fusion that is fitted; its own level counts as 0 dB.
     """
-    excerpts = [_Excerpt(pair, _bands(pair, candidate), excerpt_s) for pair in _checked(pairs, steps, excerpt_s)]
-    trims = torch.zeros(len(NALR_FREQUENCIES), len(EARS), dtype=torch.float64, requires_grad=True)
+    checked = _checked(pairs, steps, excerpt_s)
+    excerpts = [_Excerpt(pair, _bands(pair, candidate), candidate, excerpt_s) for pair in checked]
+    trims = torch.zeros(len(pairs[0].prescription.frequencies), len(EARS), dtype=torch.float64, requires_grad=True)
     level = torch.zeros((), dtype=torch.float64, requires_grad=True)
 
     def score(index: int) -> Tensor:
@@ -139,7 +153,7 @@ def optimise_fitting(
     return PersonalFitting(_level_db(level).item(), as_tuples((MAX_TRIM_DB * torch.tanh(trims)).tolist()), scores)
 
 
-def score_fitting(pair: PairBases, candidate: Candidate, fitting: PersonalFitting) -> PairScore:
+def score_fitting(pair: PairBases, candidate: ChainSettings, fitting: PersonalFitting) -> PairScore:
     """Return HAAQI of a fusion with a fitting, through the official output stage.
 
     Raises
@@ -148,20 +162,23 @@ def score_fitting(pair: PairBases, candidate: Candidate, fitting: PersonalFittin
         If a trim lies beyond `MAX_TRIM_DB`.
     """
     trims_db = torch.tensor(fitting.trims_db, dtype=torch.float64)
-    if trims_db.shape != (len(NALR_FREQUENCIES), len(EARS)) or trims_db.abs().max() > MAX_TRIM_DB:
+    n_bands = len(pair.prescription.frequencies)
+    if trims_db.shape != (n_bands, len(EARS)) or trims_db.abs().max() > MAX_TRIM_DB:
         raise ParameterError(
-            f"trims_db {fitting.trims_db} must be {len(NALR_FREQUENCIES)} bands of two ears, each from "
+            f"trims_db {fitting.trims_db} must be {n_bands} bands of two ears, each from "
             f"{-MAX_TRIM_DB:g} to {MAX_TRIM_DB:g} dB."
         )
     played = (_bands(pair, candidate) * _factor(trims_db)[..., None]).sum(0)
-    return pair.reference.score(finish(played, fitting.output_level_db, candidate.clip))
+    return pair.reference.score(
+        finish(at_output_rate(played), replace(candidate, output_level_db=fitting.output_level_db))
+    )
 
 
 def compare_settings(
     sweep: Sweep,
     searched: PairSet,
     held_out: PairSet,
-    candidates: Sequence[Candidate],
+    candidates: Sequence[ChainSettings],
     n_listeners: int,
     n_scenes: int = 2,
     steps: int = 10,
@@ -204,7 +221,8 @@ def compare_settings(
     both = {name: one for name, one in sweep.split(searched.split).listeners.items() if name in known}
     names = spread_listeners(both, n_listeners)
     searched, held_out = (_crossed(on, names, n_scenes) for on in (searched, held_out))
-    fixed = Candidate((1 / sweep.n_models,) * sweep.n_models, MIXTURE_WEIGHT)
+    equal = (1 / sweep.n_models,) * sweep.n_models
+    fixed = replace(candidates[0], model_weights=equal, mixture_weight=MIXTURE_WEIGHT, output_level_db=0.0)
     levels = {one.output_level_db: replace(fixed, output_level_db=one.output_level_db) for one in (fixed, *candidates)}
     of_levels = sweep.scores(list(levels.values()), searched)
     tried = pd.concat([of_levels, sweep.scores(candidates, searched)])
@@ -215,14 +233,17 @@ def compare_settings(
         search, test = (_only(on, name) for on in (searched, held_out))
         path = folder / f"{file_name(name)}.json"
         pairs = [sweep.pair_identity(on.split, pair) for on in (search, test) for pair in on.pairs]
-        identity = digest(pairs, len(search.pairs), steps, excerpt_s)
+        identity = digest(pairs, len(search.pairs), asdict(fixed), steps, excerpt_s)
         learned = _read_learned(path, identity, sweep.n_models, len(test.pairs)) if path.exists() else None
         if learned is None:
             before, after = (
-                [PairBases(bases(on.split, pair.scene), both[name], pair.scene) for pair in on.pairs]
+                [
+                    PairBases(bases(on.split, pair.scene), both[name], pair.scene, fixed.prescription)
+                    for pair in on.pairs
+                ]
                 for on in (search, test)
             )
-            fusion = optimise_fusion(before, steps, excerpt_s)
+            fusion = optimise_fusion(before, fixed, steps, excerpt_s)
             fitting = optimise_fitting(before, fixed, steps, excerpt_s)
             scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
             learned = _Learned(fusion.candidate, fitting, scores)
@@ -230,7 +251,7 @@ def compare_settings(
             write_json(path, {"identity": identity, **content})
         ways = {
             "fixed": fixed,
-            "no clip": replace(fixed, clip=False),
+            "no clip": replace(fixed, output_stage="none"),
             "level": best_of(of_levels[of_levels["listener"] == name]),
             "grid": best_of(tried[tried["listener"] == name]),
             "gradient": learned.candidate,
@@ -275,7 +296,7 @@ def severity_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 class _Learned:
     """What was found for a listener, as far as it is used again."""
 
-    candidate: Candidate
+    candidate: ChainSettings
     fitting: PersonalFitting
     fitting_scores: list[float]
 
@@ -286,7 +307,7 @@ def _read_learned(path: Path, identity: str, n_models: int, n_pairs: int) -> _Le
     try:
         if content["identity"] != identity:
             return None
-        candidate = fill(Candidate, content["fusion"]["candidate"])
+        candidate = fill(ChainSettings, content["fusion"]["candidate"])
         simplex_weights(candidate.model_weights, n_models, len(STEMS))
         found = _Learned(
             candidate, fill(PersonalFitting, content["fitting"]), [float(n) for n in content["fitting_scores"]]
@@ -303,13 +324,14 @@ def _read_learned(path: Path, identity: str, n_models: int, n_pairs: int) -> _Le
 class _Excerpt:
     """Some seconds of a pair: HAAQI of weighted sums of signals, clipped, with gradients."""
 
-    def __init__(self, pair: PairBases, signals: Tensor, excerpt_s: float) -> None:
+    def __init__(self, pair: PairBases, signals: Tensor, settings: ChainSettings, excerpt_s: float) -> None:
         length = signals.shape[-1]
         size = min(round(excerpt_s * SAMPLE_RATE), length) or length
         part = slice((length - size) // 2, (length + size) // 2)
         # In float32, which moves a score by less than the noise that is left out, and costs half.
-        played = resample(signals[..., part].numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
-        self._signals = torch.from_numpy(played).float()
+        self._stage = output_stage(settings.output_stage)
+        played = at_output_rate(signals[..., part])
+        self._signals = played.float()
         reference = torch.stack([pair.reference.amplified(ear)[part] for ear in range(len(EARS))])
         heard = resample(reference.numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
         audiograms = [ear_audiogram(pair.listener, ear) for ear in EARS]
@@ -318,7 +340,7 @@ class _Excerpt:
 
     def score(self, weights: Tensor) -> Tensor:
         """Return the mean of both ears for weights `(basis, ear)`, or `(basis, 1)`."""
-        mixed = (weights[..., None].float() * self._signals).sum(0).clamp(-1.0, 1.0)
+        mixed = self._stage.limit((weights[..., None].float() * self._signals).sum(0))
         return self._reference.score(resample_to_haaqi(mixed, OUTPUT_SAMPLE_RATE)).mean()
 
 
@@ -359,10 +381,10 @@ def _factor(gain_db: Tensor) -> Tensor:
     return 10 ** (gain_db / 20)
 
 
-def _bands(pair: PairBases, candidate: Candidate) -> Tensor:
-    """Return a fusion through each band of NAL-R, `(band, ear, time)`, at the level of the candidate."""
+def _bands(pair: PairBases, candidate: ChainSettings) -> Tensor:
+    """Return a fusion through each band of the prescription, `(band, ear, time)`, at the level of the candidate."""
     mixed = torch.tensordot(pair.scene.weights(candidate), pair.scene.signals, 1)
-    return amplify(mixed, listener_band_firs(pair.listener)) * 10 ** (candidate.output_level_db / 20)
+    return filter_ears(mixed, pair.prescription.band_firs(pair.listener)) * 10 ** (candidate.output_level_db / 20)
 
 
 def _crossed(on: PairSet, listeners: Sequence[str], n_scenes: int) -> PairSet:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cadenza_lib.analysis.statistics import bootstrap_interval, bootstrap_weights, percentiles, usable
+from cadenza_lib.chain.pipeline import OFFICIAL
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.demo import open_corpus
@@ -55,8 +56,8 @@ def system_label(settings: Settings) -> str:
     >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
 
-    >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", clip=False))
-    '24-0/best, no clip'
+    >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", output_stage="soft_clip"))
+    '24-0/best, soft_clip'
     """
     if settings.label:
         return settings.label
@@ -65,8 +66,10 @@ def system_label(settings: Settings) -> str:
         parts.append(f"w = {settings.mixture_weight:g}" + " of the downmix" * (settings.mixture_into == "downmix"))
     if settings.output_level_db:
         parts.append(f"{settings.output_level_db:g} dB")
-    if not settings.clip:
-        parts.append("no clip")
+    if settings.prescription != OFFICIAL.prescription:
+        parts.append(f"prescription {settings.prescription}")
+    if settings.output_stage != OFFICIAL.output_stage:
+        parts.append("no clip" if settings.output_stage == "none" else settings.output_stage)
     return ", ".join(parts)
 
 

@@ -1,3 +1,6 @@
+from .fitting import PRESCRIPTIONS, FirPrescription
 from .fusion import ensemble, fuse
+from .output import OUTPUT_STAGES
+from .pipeline import ChainSettings, enhance
 
-__all__ = ["ensemble", "fuse"]
+__all__ = ["OUTPUT_STAGES", "PRESCRIPTIONS", "ChainSettings", "FirPrescription", "enhance", "ensemble", "fuse"]

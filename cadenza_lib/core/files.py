@@ -11,7 +11,6 @@ import csv
 import errno
 import hashlib
 import io
-import itertools
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ import os
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import UnionType
@@ -45,7 +44,6 @@ __all__ = [
     "fill",
     "find_path",
     "is_inside",
-    "keep_rows",
     "list_folder",
     "locked",
     "make_directory",
@@ -63,6 +61,7 @@ __all__ = [
     "sync",
     "write_errors",
     "write_json",
+    "write_rows",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -390,24 +389,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         raise CorpusError(f"{path} cannot be read as a table ({error}); choose another directory.") from error
 
 
-def keep_rows(path: Path, is_valid: Callable[[dict[str, str]], bool]) -> list[dict[str, str]]:
-    """Drop the rows of a CSV file that are not valid, and return those.
+def write_rows(path: Path, rows: Iterable[Mapping[str, str]], columns: Sequence[str]) -> None:
+    """Write a CSV file of these rows, whole or not at all.
 
     Raises
     ------
-    CorpusError
-        If the file cannot be read as a table.
     ParameterError
         If it cannot be written.
     """
-    rows = read_rows(path)
-    valid = [is_valid(row) for row in rows]
-    if not all(valid):
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(itertools.compress(rows, valid))
-    return [row for row, is_kept in zip(rows, valid, strict=True) if not is_kept]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def append_row(path: Path, row: Sequence[object]) -> None:

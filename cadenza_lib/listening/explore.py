@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -25,6 +26,7 @@ from matplotlib.image import imsave
 
 from cadenza_lib import figures
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Split
@@ -60,15 +62,15 @@ _WRAP = {"flex_flow": "row wrap"}
 _OWN = "as drawn"  # in the choice of standard audiograms: the listener's, or dragged by hand
 
 
-def draw_stages(heard: Sequence[Take], listener: Listener) -> Figure:
-    """Return a figure with the spectra of takes at both ears, and the gain that NAL-R prescribes."""
+def draw_stages(heard: Sequence[Take], setting: Setting) -> Figure:
+    """Return a figure with the spectra of takes at both ears, and the prescribed gain."""
     figure = Figure(figsize=(11, 3.4))
     table = stages.spectrum_table(heard)
     *spectra, gain = figure.subplots(1, 3)
     for axes, ear in zip(spectra, EARS, strict=True):
         figures.spectra(table, axes, ear)
     spectra[0].legend(loc="lower center")
-    figures.insertion_gain(stages.gain_table(listener), gain)
+    figures.insertion_gain(stages.gain_table(setting), gain)
     return figure
 
 
@@ -91,6 +93,8 @@ class Explorer(ipw.VBox):
         The excerpt of every song, in seconds.
     device
         Where networks run; see `separation.load`.
+    chain
+        Prescription and output stage; the rest is under the knobs.
 
     Raises
     ------
@@ -108,7 +112,9 @@ class Explorer(ipw.VBox):
         start_s: float = 0.0,
         duration_s: float = 6.0,
         device: str = "auto",
+        chain: ChainSettings = OFFICIAL,
     ) -> None:
+        self._chain = chain
         self._split, self._part, self._device = split, (start_s, duration_s), device
         self._corpus = open_corpus(corpus)
         self._excerpts: dict[tuple[Any, ...], Excerpt] = {}
@@ -129,7 +135,7 @@ class Explorer(ipw.VBox):
         excerpt, setting = self._excerpt(), self._setting()
         with figures.style():  # sets global parameters for a moment, which threads must not
             takes = stages.stage_takes(stages.run_chain(excerpt, setting))
-            self._figure = draw_stages([takes[name] for name in _TURNED], setting.listener)
+            self._figure = draw_stages([takes[name] for name in _TURNED], setting)
             self._canvas, self._background = _freeze(self._figure)
         self._turned_s = time.monotonic()
         self._answer()
@@ -261,9 +267,12 @@ class Explorer(ipw.VBox):
         return Setting(
             gains_db=tuple(slider.value for slider in self.gains.values()),
             listener=self.audiogram.listener(),
-            model_weights=tuple(weights / weights.sum()),
-            mixture_weight=self.mixture_weight.value,
-            output_level_db=self.output_level_db.value,
+            chain=replace(
+                self._chain,
+                model_weights=tuple(weights / weights.sum()),
+                mixture_weight=self.mixture_weight.value,
+                output_level_db=self.output_level_db.value,
+            ),
         )
 
     def _answer(self) -> None:
@@ -272,39 +281,38 @@ class Explorer(ipw.VBox):
         if (key := (self._corpus.name, self.scene.value, self.systems.value)) not in self._excerpts:
             self._tell(f"Reading and separating {escape(self.scene.value)} …")
         excerpt, setting = self._excerpt(), self._setting()
-        fused = stages.fused_stems(excerpt, setting)
-        current = stages.run_chain(excerpt, setting, fused)
+        current = stages.run_chain(excerpt, setting)
         takes = stages.stage_takes(current)
         with self.player.hold_sync():
             self.player.turned = _describe([takes[name] for name in _TURNED])
             self.player.title = f"{excerpt.song.name}, {self.scene.value}"
             self.player.pending = True
         self.numbers.value = _numbers_html(setting.listener, current)
-        self._update_picture([takes[name] for name in _TURNED], setting.listener)
+        self._update_picture([takes[name] for name in _TURNED], setting)
         self._tell(f"Answered in {1000 * (time.monotonic() - turned_s):.0f} ms; HAAQI and hearing are pending …")
-        steady_key = (*key, setting.model_weights, setting.mixture_weight)
+        steady_key = (*key, setting.chain.model_weights, setting.chain.mixture_weight)
         if steady_key != self._steady_key:
-            self.player.steady = _describe([takes["mixture"], *stages.stem_takes(fused)])
+            self.player.steady = _describe([takes["mixture"], *stages.stem_takes(stages.fused_stems(excerpt, setting))])
             self._steady_key = steady_key
         if turn == self._turns:
-            self._slow.submit(functools.partial(self._score, excerpt, setting.listener, current, takes["output"], turn))
+            self._slow.submit(functools.partial(self._score, excerpt, setting, current, takes["output"], turn))
 
-    def _score(self, excerpt: Excerpt, listener: Listener, current: Stages, output: Take, turn: int) -> None:
+    def _score(self, excerpt: Excerpt, setting: Setting, current: Stages, output: Take, turn: int) -> None:
         """Compute and show what takes longer: HAAQI first, then how the output sounds to the listener."""
-        table = stages.score_table(excerpt, current, listener)
+        table = stages.score_table(excerpt, current, setting)
         if turn != self._turns:
             return
-        self.numbers.value = _numbers_html(listener, current, table)
-        heard = describe_take(stages.heard_take(output, current, listener), lossless=True)
+        self.numbers.value = _numbers_html(setting.listener, current, table)
+        heard = describe_take(stages.heard_take(output, current, setting.listener), lossless=True)
         if turn != self._turns:
             return
         with self.player.hold_sync():
             self.player.heard, self.player.pending = [heard], False
         self._tell("Ready.")
 
-    def _update_picture(self, takes: Sequence[Take], listener: Listener) -> None:
+    def _update_picture(self, takes: Sequence[Take], setting: Setting) -> None:
         """Draw the lines of the figure on what was frozen: ten times as fast as drawing it anew."""
-        table, gains = stages.spectrum_table(takes), stages.gain_table(listener)
+        table, gains = stages.spectrum_table(takes), stages.gain_table(setting)
         *spectra, gain = self._figure.axes
         for axes, ear in zip(spectra, EARS, strict=True):
             for line, take in zip(axes.lines, takes, strict=True):

@@ -15,24 +15,17 @@ from clarity.evaluator.msbg.msbg_utils import measure_rms
 from scipy.signal import welch
 from torch import Tensor
 
-from cadenza_lib.chain.fitting import (
-    FIR_ORDER,
-    NALR_FREQUENCIES,
-    Output,
-    amplify,
-    finish,
-    listener_firs,
-    nalr_gain_db,
-    resample,
-)
-from cadenza_lib.chain.fusion import MIXTURE_WEIGHT, fuse
-from cadenza_lib.chain.remix import remix
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import FIR_ORDER, FirPrescription, prescription
+from cadenza_lib.chain.fusion import combine, fuse
+from cadenza_lib.chain.output import Output
+from cadenza_lib.chain.pipeline import ChainSettings, amplify, at_output_rate, finish, reference_remix, remix
 from cadenza_lib.core.conventions import EARS, OUTPUT_SAMPLE_RATE, PRESENTATION_LEVEL_DB_SPL, SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 from cadenza_lib.listening.player import Take
-from cadenza_lib.scoring.evaluation import reference_remix, score
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation import separators
 
 __all__ = [
@@ -77,11 +70,9 @@ class Excerpt:
 class Setting:
     """The position of every knob of the chain."""
 
-    gains_db: tuple[float, ...]  # of the stems, in the order of `scenes.STEMS`
+    gains_db: tuple[float, ...]  # of the stems, in the order of `conventions.STEMS`
     listener: Listener
-    model_weights: tuple[float, ...] = ()  # of the excerpt's systems, with sum 1; equal if empty
-    mixture_weight: float = MIXTURE_WEIGHT
-    output_level_db: float = 0.0
+    chain: ChainSettings
 
 
 @dataclass(frozen=True)
@@ -140,13 +131,13 @@ def load_excerpt(
 
 
 def fused_stems(excerpt: Excerpt, setting: Setting) -> Tensor:
-    """Return the stems that the remix is made of, `(stem, ear, time)`."""
-    weights = setting.model_weights or None
-    return fuse(list(excerpt.estimates.values()), excerpt.song.mixture, weights, setting.mixture_weight)
+    """Return the stems that the remix is made of, `(stem, ear, time)`, each with its share of the mixture."""
+    weights, share = setting.chain.model_weights, setting.chain.mixture_weight
+    return fuse(list(excerpt.estimates.values()), excerpt.song.mixture, weights, share)
 
 
-def run_chain(excerpt: Excerpt, setting: Setting, fused: Tensor | None = None) -> Stages:
-    """Return the signals at every stage; `fused` are the stems of `fused_stems`, if they are known already.
+def run_chain(excerpt: Excerpt, setting: Setting) -> Stages:
+    """Return the signals at every stage.
 
     Raises
     ------
@@ -154,17 +145,18 @@ def run_chain(excerpt: Excerpt, setting: Setting, fused: Tensor | None = None) -
         If a knob is out of its bounds.
     """
     song, gains_db = excerpt.song, torch.tensor(setting.gains_db, dtype=torch.float64)
-    firs = listener_firs(setting.listener)
-    remixed = remix(fused_stems(excerpt, setting) if fused is None else fused, gains_db, song.mixture)
-    amplified = amplify(remixed, firs)
+    listener, chain = setting.listener, setting.chain
+    stems = combine(list(excerpt.estimates.values()), chain.model_weights)
+    remixed = remix(stems, gains_db, song.mixture, chain)
+    amplified = amplify(remixed, listener, chain)
     reference = reference_remix(song, gains_db)
     return Stages(
         mixture=song.mixture,
         remixed=remixed,
         amplified=amplified,
-        output=finish(amplified, setting.output_level_db),
+        output=finish(at_output_rate(amplified), chain),
         reference=reference,
-        reference_amplified=amplify(reference, firs),
+        reference_amplified=amplify(reference, listener, chain),
     )
 
 
@@ -184,7 +176,7 @@ def stage_takes(stages: Stages) -> dict[str, Take]:
     signals = {
         "mixture": ("Mixture at the ears", stages.mixture.numpy(), SAMPLE_RATE),
         "remixed": ("Remix, before amplification", stages.remixed.numpy(), SAMPLE_RATE),
-        "amplified": ("Amplified by NAL-R, without limit", _undelayed(stages.amplified.numpy()), SAMPLE_RATE),
+        "amplified": ("Amplified, without limit", _undelayed(stages.amplified.numpy()), SAMPLE_RATE),
         "output": ("Output of the hearing aid", _undelayed_output(stages.output), OUTPUT_SAMPLE_RATE),
         "reference_amplified": (
             "Reference: true stems, amplified",
@@ -213,11 +205,11 @@ def heard_take(take: Take, stages: Stages, listener: Listener) -> Take:
     return Take(f"As heard: {take.name}", np.stack(heard), SAMPLE_RATE)
 
 
-def score_table(excerpt: Excerpt, stages: Stages, listener: Listener) -> pd.DataFrame:
+def score_table(excerpt: Excerpt, stages: Stages, setting: Setting) -> pd.DataFrame:
     """Return HAAQI of each ear and what it is made of: ear, haaqi, clipped_share and the fields of `Components`."""
-    found = score(stages.output, stages.reference, listener, excerpt.scene)
+    pair_score = score(stages.output, stages.reference, setting.listener, excerpt.scene, setting.chain)
     rows = []
-    for ear, parts, clipped_share in zip(EARS, found.components, found.clipped_share, strict=True):
+    for ear, parts, clipped_share in zip(EARS, pair_score.components, pair_score.clipped_share, strict=True):
         values = asdict(parts)
         rows.append({"ear": ear, "haaqi": values.pop("score"), "clipped_share": clipped_share} | values)
     return pd.DataFrame(rows)
@@ -240,16 +232,16 @@ def spectrum_table(takes: Sequence[Take]) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def gain_table(listener: Listener) -> pd.DataFrame:
-    """Return the NAL-R insertion gains of both ears: ear, frequency (Hz), gain_db."""
-    gains_db = [nalr_gain_db(ear_audiogram(listener, ear)) for ear in EARS]
-    return pd.concat(
-        [
-            pd.DataFrame({"ear": ear, "frequency": NALR_FREQUENCIES, "gain_db": gain})
-            for ear, gain in zip(EARS, gains_db, strict=True)
-        ],
-        ignore_index=True,
-    )
+def gain_table(setting: Setting) -> pd.DataFrame:
+    """Return the prescribed insertion gains of both ears: ear, frequency (Hz), gain_db; empty if there are none."""
+    chosen = prescription(setting.chain.prescription)
+    if not isinstance(chosen, FirPrescription):
+        return pd.DataFrame({"ear": [], "frequency": [], "gain_db": []})
+    tables = [
+        pd.DataFrame({"ear": ear, "frequency": chosen.frequencies, "gain_db": gain_db})
+        for ear, gain_db in zip(EARS, chosen.gains_db(setting.listener), strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _undelayed(signal: np.ndarray) -> np.ndarray:

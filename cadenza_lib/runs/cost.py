@@ -26,7 +26,6 @@ from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.scoring import evaluation
-from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.separation import separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.separation.pretrained import PRETRAINED_MODELS

@@ -1,16 +1,13 @@
-from .bases import Candidate
-from .evaluation import Settings, enhance, evaluate
+from .evaluation import Settings, evaluate
 from .sweep import CANDIDATE_COLUMNS, Space, Sweep, best_of, candidate_of, grid, search, search_and_test, simplex_grid
 
 __all__ = [
     "CANDIDATE_COLUMNS",
-    "Candidate",
     "Settings",
     "Space",
     "Sweep",
     "best_of",
     "candidate_of",
-    "enhance",
     "evaluate",
     "grid",
     "search",

@@ -6,44 +6,30 @@ where weights are per stem) and the mixture, its bases, and a listener their amp
 weighted sum of them. The factor follows from the inner products of the K-weighted bases in each gating block
 (`loudness.block_gram`), exactly, since the power in a block is a quadratic form of the weights.
 
-The result is that of `evaluation.enhance` and `evaluation.score` up to the rounding of float64. Resampling is left to
+The result is that of `pipeline.enhance` and `pairs.score` up to the rounding of float64. Resampling is left to
 the output stage of each candidate: soxr's HQ filters round to about 20 bits, so that a sum of resampled bases would
 fall on the other side of a 16-bit step in a few samples of a thousand, and HAAQI move by up to 1.3e-6.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from cadenza_lib.audio.loudness import block_gram, gated_loudness, integrated_loudness, matching_gain
-from cadenza_lib.chain.fitting import Output, amplify, finish, listener_firs
-from cadenza_lib.chain.fusion import ModelWeights, simplex_weights
+from cadenza_lib.chain.fitting import linear_prescription
+from cadenza_lib.chain.fusion import simplex_weights
+from cadenza_lib.chain.output import Output
+from cadenza_lib.chain.pipeline import ChainSettings, at_output_rate, finish, reference_remix
 from cadenza_lib.chain.remix import apply_gains, mixture_scale
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import as_tuples
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.listeners import Listener
-from cadenza_lib.scoring.evaluation import PairReference, PairScore, reference_remix
+from cadenza_lib.scoring.pairs import PairReference, PairScore
 
-__all__ = ["Candidate", "PairBases", "SceneBases"]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A fusion of models and mixture, and the level it is played at."""
-
-    model_weights: ModelWeights  # `(model,)` or `(model, stem)`, on the simplex
-    mixture_weight: float = 0.0  # share of the mixture, from 0 to 1
-    output_level_db: float = 0.0  # gain before the clip; 0 is official
-    clip: bool = True  # clip and round to 16 bits, as is official
-
-    def __post_init__(self) -> None:
-        """Make tuples of lists, so that candidates can be told apart."""
-        object.__setattr__(self, "model_weights", as_tuples(self.model_weights))
+__all__ = ["PairBases", "SceneBases"]
 
 
 class SceneBases:
@@ -59,24 +45,14 @@ class SceneBases:
         The gains of the scene, `(stem,)`.
     per_stem
         Whether candidates may have weights per model and stem, which takes a base for each.
-    mixture_into
-        "stems" or "downmix", see `fusion`.
 
     Raises
     ------
     ParameterError
-        If the mixture is to go elsewhere than into stems or downmix, or there is no model.
+        If there is no model.
     """
 
-    def __init__(
-        self,
-        song: AtEarSong,
-        estimates: Sequence[Tensor],
-        gains_db: Tensor,
-        per_stem: bool = False,
-        mixture_into: str = "stems",
-    ) -> None:
-        self._mixture_scale = float(mixture_scale(gains_db, mixture_into))
+    def __init__(self, song: AtEarSong, estimates: Sequence[Tensor], gains_db: Tensor, per_stem: bool = False) -> None:
         if not estimates:
             raise ParameterError("A scene needs the estimates of at least one model; none was given.")
         self.song, self.gains_db = song, gains_db
@@ -88,25 +64,23 @@ class SceneBases:
         self._gram = block_gram(self.signals, SAMPLE_RATE)
         self._mixture_lufs = integrated_loudness(song.mixture, SAMPLE_RATE)
 
-    def weights(self, candidate: Candidate) -> Tensor:
+    def weights(self, candidate: ChainSettings) -> Tensor:
         """Return the weight of each base, `(base,)`, loudness normalisation included.
 
         Raises
         ------
         ParameterError
-            If a weight lies outside its bounds, or is per stem where bases are not.
+            If weights do not fit the models, or are per stem where bases are not.
         """
         models = simplex_weights(candidate.model_weights, self._models, self._stems)
         if not self._per_stem:
             if (models != models[:, :1]).any():
                 raise ParameterError("These bases have one weight for each model; build them with per_stem.")
             models = models[:, 0]
-        share = candidate.mixture_weight
-        if not 0 <= share <= 1:
-            raise ParameterError(f"mixture_weight {share} must lie between 0 and 1.")
-        return self.normalised(models.flatten(), torch.tensor(share, dtype=torch.float64))
+        share = torch.tensor(candidate.mixture_weight, dtype=torch.float64)
+        return self.normalised(models.flatten(), share, candidate.mixture_into)
 
-    def normalised(self, model_weights: Tensor, mixture_weight: Tensor) -> Tensor:
+    def normalised(self, model_weights: Tensor, mixture_weight: Tensor, mixture_into: str) -> Tensor:
         """Return the weight of each base as `weights` does, of unchecked weights, and differentiable.
 
         Shape:
@@ -114,7 +88,8 @@ class SceneBases:
             - mixture_weight: `()`, float64
             - result: `(base,)`
         """
-        weights = torch.cat([(1 - mixture_weight) * model_weights, (mixture_weight * self._mixture_scale)[None]])
+        scale = float(mixture_scale(self.gains_db, mixture_into))
+        weights = torch.cat([(1 - mixture_weight) * model_weights, (mixture_weight * scale)[None]])
         power = torch.einsum("n,bnm,m->b", weights, self._gram, weights)
         return weights * matching_gain(gated_loudness(power), self._mixture_lufs)
 
@@ -130,22 +105,35 @@ class PairBases:
         Who listens.
     name
         Id of the scene, which seeds the noise of the ear model.
+    prescription
+        Of all candidates; it must be linear.
+
+    Raises
+    ------
+    ParameterError
+        If the prescription is unknown or not linear.
     """
 
-    def __init__(self, scene: SceneBases, listener: Listener, name: str) -> None:
+    def __init__(self, scene: SceneBases, listener: Listener, name: str, prescription: str = "nal_r") -> None:
         self.scene, self.listener, self._name = scene, listener, name
-        self.signals = amplify(scene.signals, listener_firs(listener))  # (base, ear, time) at 44.1 kHz
+        self.prescription = linear_prescription(prescription, "that of linear bases")
+        self.signals = self.prescription.amplify(scene.signals, listener)  # (base, ear, time) at 44.1 kHz
 
-    def output(self, candidate: Candidate) -> Output:
-        """Return what the hearing aids play: `evaluation.enhance` of the fused stems."""
+    def output(self, candidate: ChainSettings) -> Output:
+        """Return what the hearing aids play: `pipeline.enhance` of the models' stems."""
+        if candidate.prescription != self.prescription.name:
+            raise ParameterError(
+                f"These bases are amplified by {self.prescription.name!r}, not {candidate.prescription!r}."
+            )
         mixed = torch.tensordot(self.scene.weights(candidate), self.signals, 1)
-        return finish(mixed, candidate.output_level_db, candidate.clip)
+        return finish(at_output_rate(mixed), candidate)
 
-    def score(self, candidate: Candidate) -> PairScore:
-        """Return HAAQI of a candidate: `evaluation.score` of its output."""
+    def score(self, candidate: ChainSettings) -> PairScore:
+        """Return HAAQI of a candidate: `pairs.score` of its output."""
         return self.reference.score(self.output(candidate))
 
     @cached_property
     def reference(self) -> PairReference:
         """What outputs are scored against."""
-        return PairReference(reference_remix(self.scene.song, self.scene.gains_db), self.listener, self._name)
+        remixed = reference_remix(self.scene.song, self.scene.gains_db)
+        return PairReference(remixed, self.listener, self._name, ChainSettings(prescription=self.prescription.name))

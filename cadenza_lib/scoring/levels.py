@@ -1,28 +1,29 @@
-"""HAAQI over output levels, with and without the clip: the faults of separation apart from those of the output.
+"""HAAQI over output levels, with and without an output stage: the faults of separation apart from those of the output.
 
-Not in the paper. The official output stage clips the enhanced signal, while the reference is never clipped. Here each
-pair is scored at several output levels with the clip, and without it: for the oracle at every level, which tells what
-a level costs when nothing else is wrong, and for other systems at 0 dB. Everything else is the official chain, so the
-score at 0 dB with the clip is that of `evaluation.evaluate`.
+Not in the paper. The output stage limits the enhanced signal, while the reference is never limited. Here each pair is
+scored at several output levels with the stage, and without it: for the oracle at every level, which tells what a level
+costs when nothing else is wrong, and for other systems at 0 dB. The score at 0 dB with the stage is that of
+`evaluation.evaluate`. In tables and figures "clip" stands for the stage, which is the official hard clip by default.
 """
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from cadenza_lib.chain.fitting import amplify, limit, listener_firs, resample
-from cadenza_lib.chain.remix import remix
-from cadenza_lib.core.conventions import EARS, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, amplify, at_output_rate, finish, reference_remix, remix
+from cadenza_lib.core.conventions import EARS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import atomic_path, file_name, make_directory, read_table
 from cadenza_lib.core.identity import digest, results_lock
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import spread_listeners
 from cadenza_lib.data.scenes import Pair
-from cadenza_lib.scoring.evaluation import COLUMNS, EAR_COLUMNS, PairReference, reference_remix
+from cadenza_lib.scoring.evaluation import COLUMNS
+from cadenza_lib.scoring.pairs import EAR_COLUMNS, PairReference
 from cadenza_lib.separation.estimates import model_identity
 from cadenza_lib.separation.separators import load
 
@@ -76,8 +77,9 @@ def evaluate_levels(
     levels_db: Sequence[float] = OUTPUT_LEVELS_DB,
     device: str = "auto",
     progress: bool = True,
+    settings: ChainSettings = OFFICIAL,
 ) -> pd.DataFrame:
-    """Score pairs with several systems over output levels, with and without the clip.
+    """Score pairs with several systems over output levels, with an output stage and without.
 
     Each pair is written to a file of its own in `out_dir` when it is done, so a run that is stopped loses at most one
     pair and goes on from there. The name of the file holds the identity of all that decides it (see `identity`).
@@ -96,6 +98,8 @@ def evaluate_levels(
         Gains in dB before the clip; must contain 0, the official one.
     device, progress
         Where networks run, and whether a bar is shown.
+    settings
+        Of the chain; the level is varied, and the output stage is compared with "none".
 
     Returns
     -------
@@ -119,11 +123,12 @@ def evaluate_levels(
     folder = make_directory(out_dir)
     identities = [model_identity(system) for system in systems]
     files = {
-        pair: folder / _file_name(pair, digest(identities, list(levels_db), corpus.pair_identity(data, pair)))
+        pair: folder
+        / _file_name(pair, digest(identities, list(levels_db), asdict(settings), corpus.pair_identity(data, pair)))
         for pair in pairs
     }
     with results_lock(folder / ".scores.lock", "*.csv"):
-        _score_missing(corpus, data, systems, files, levels_db, device, progress)
+        _score_missing(corpus, data, systems, files, levels_db, settings, device, progress)
     numbers = ("output_level_db", "haaqi", *EAR_COLUMNS)
     tables = [read_table(files[pair], LEVEL_COLUMNS, numbers, "move it away") for pair in pairs]
     for pair, table in zip(pairs, tables, strict=True):
@@ -143,6 +148,7 @@ def _score_missing(
     systems: Sequence[str],
     files: Mapping[Pair, Path],
     levels_db: Sequence[float],
+    settings: ChainSettings,
     device: str,
     progress: bool,
 ) -> None:
@@ -158,17 +164,18 @@ def _score_missing(
             stems = {system: separator(song) for system, separator in separators.items()}
             for scene, same_scene in itertools.groupby(group, key=lambda pair: pair.scene):
                 gains_db = corpus.gains_db(data.scenes[scene])
-                remixed = {system: remix(stems[system], gains_db, song.mixture) for system in systems}
+                remixed = {system: remix(stems[system], gains_db, song.mixture, settings) for system in systems}
                 reference = reference_remix(song, gains_db)
                 for pair in same_scene:
                     listener = data.listeners[pair.listener]
-                    firs, target = listener_firs(listener), PairReference(reference, listener, scene)
+                    target = PairReference(reference, listener, scene, settings)
                     rows: list[tuple] = []
                     for system in systems:
-                        amplified = amplify(remixed[system], firs).numpy()
-                        played = resample(amplified, SAMPLE_RATE, OUTPUT_SAMPLE_RATE)
+                        amplified = at_output_rate(amplify(remixed[system], listener, settings))
                         for level_db, clip in _conditions(system, levels_db):
-                            values = target.score(limit(played, level_db, clip)).values()
+                            stage = settings.output_stage if clip else "none"
+                            turned = replace(settings, output_level_db=level_db, output_stage=stage)
+                            values = target.score(finish(amplified, turned)).values()
                             where = (system, scene, song_name, pair.listener)
                             rows += _ear_rows(where, level_db, clip, values)
                     with atomic_path(files[pair]) as temporary:

@@ -11,7 +11,6 @@ a search is best on the pairs it was searched on by construction, partly by luck
 songs to report it on.
 """
 
-import csv
 import functools
 import itertools
 import json
@@ -19,7 +18,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,23 +27,21 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cadenza_lib.chain.fusion import ModelWeights
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import (
-    append_row,
     as_tuples,
-    keep_rows,
     locked,
     make_directory,
     parse_number,
-    read_rows,
-    repair_table,
 )
 from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs, seeded
-from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
-from cadenza_lib.scoring.evaluation import COLUMNS, IDENTITY
+from cadenza_lib.scoring.bases import PairBases, SceneBases
+from cadenza_lib.scoring.evaluation import COLUMNS
+from cadenza_lib.scoring.kept import KeptRows
 from cadenza_lib.separation.estimates import cached_separator, model_identity
 from cadenza_lib.separation.separators import Separator
 
@@ -64,7 +61,7 @@ __all__ = [
     "simplex_grid",
 ]
 
-CANDIDATE_COLUMNS = ("model_weights", "mixture_weight", "output_level_db", "clip")
+CANDIDATE_COLUMNS = tuple(field.name for field in fields(ChainSettings))
 """Columns that tell candidates apart; `model_weights` is JSON."""
 
 _LOGGER = logging.getLogger(__name__)
@@ -74,7 +71,7 @@ _COLUMNS = ("split", *CANDIDATE_COLUMNS, *COLUMNS)
 BATCH = 8
 """Trials that the optimiser proposes at a time: a scene's bases are then built once for all of them."""
 
-_Key = tuple[str, str, str, str, float, float, bool]  # split, scene, listener, and the candidate
+_Key = tuple[str, Pair, ChainSettings]  # split, and what is scored
 
 
 @dataclass(frozen=True)
@@ -150,9 +147,9 @@ def grid(
     model_weights: Sequence[ModelWeights],
     mixture_weights: Sequence[float],
     output_levels_db: Sequence[float] = (0.0,),
-    clips: Sequence[bool] = (True,),
-) -> list[Candidate]:
-    """Return every combination as a candidate.
+    base: ChainSettings = OFFICIAL,
+) -> list[ChainSettings]:
+    """Return every combination as a candidate; what is not varied is that of `base`.
 
     Raises
     ------
@@ -163,13 +160,19 @@ def grid(
     for name, values in given.items():
         if not values or len(set(map(as_tuples, values))) < len(values):
             raise ParameterError(f"{name} {list(values)} must hold at least one value, and each once.")
-    return [Candidate(*values) for values in itertools.product(model_weights, mixture_weights, output_levels_db, clips)]
+    return [
+        replace(base, model_weights=weights, mixture_weight=share, output_level_db=level_db)
+        for weights, share, level_db in itertools.product(model_weights, mixture_weights, output_levels_db)
+    ]
 
 
-def candidate_of(row: Mapping[str, Any]) -> Candidate:
+def candidate_of(row: Mapping[str, Any]) -> ChainSettings:
     """Return the candidate that a row of a table with `CANDIDATE_COLUMNS` is about."""
-    weights = json.loads(row["model_weights"])
-    return Candidate(weights, float(row["mixture_weight"]), float(row["output_level_db"]), bool(row["clip"]))
+    values = {name: row[name] for name in CANDIDATE_COLUMNS}
+    values["model_weights"] = json.loads(values["model_weights"])
+    for name in ("mixture_weight", "output_level_db"):
+        values[name] = float(values[name])
+    return ChainSettings(**values)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,6 @@ class _Settings:
     corpus: str  # "demo" or the absolute path
     models: tuple[str, ...]  # names or absolute paths
     identities: tuple[str, ...]  # of their weights, see `estimates.model_identity`
-    mixture_into: str
 
     def __post_init__(self) -> None:
         for name in ("models", "identities"):  # JSON has lists
@@ -197,8 +199,6 @@ class Sweep:
         Names or checkpoints of the separators, as for `separation.load`.
     out_dir
         Directory of the sweep.
-    mixture_into
-        "stems" or "downmix", see `fusion`.
     estimates_dir
         Cache of the models' stems, by default in `out_dir`.
     device
@@ -221,7 +221,6 @@ class Sweep:
         corpus: str,
         models: Sequence[str],
         out_dir: Path | str,
-        mixture_into: str = "stems",
         *,
         estimates_dir: Path | str | None = None,
         device: str = "auto",
@@ -240,11 +239,11 @@ class Sweep:
                     f"last.safetensors."
                 )
         self._corpus = open_corpus(corpus)
-        self._settings = _Settings(self._corpus.name, tuple(models), identities, mixture_into)
+        self._settings = _Settings(self._corpus.name, tuple(models), identities)
         self._identities: dict[tuple[str, Pair], str] = {}
         self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")
         self._device, self._executor, self.progress = device, executor, progress
-        self._table = self.out_dir / "scores.csv"
+        self._rows: dict[_Key, tuple[Any, ...]] = {}  # song and scores
         with self._locked_table():
             pass  # so that a table of something else is refused at once
 
@@ -253,7 +252,7 @@ class Sweep:
         """Number of models that are fused."""
         return len(self._settings.models)
 
-    def scores(self, candidates: Sequence[Candidate], on: PairSet) -> pd.DataFrame:
+    def scores(self, candidates: Sequence[ChainSettings], on: PairSet) -> pd.DataFrame:
         """Score candidates on pairs, but for what is known already.
 
         Returns
@@ -271,23 +270,19 @@ class Sweep:
             If data or a model cannot be used.
         """
         split = self.split(on.split)
-        wanted = [(candidate, pair) for candidate in candidates for pair in on.pairs]
         if self._missing(candidates, on):
             self._corpus.check_songs(split, [split.scenes[pair.scene] for pair in on.pairs])
-            with self._locked_table():  # where another process may have scored some
+            with self._locked_table() as table:  # where another process may have scored some
                 missing = self._missing(candidates, on)
                 total = sum(map(len, missing.values()))
                 with tqdm(total=total, desc=f"{on.name} pairs", unit="score", disable=not self.progress) as bar:
                     for scene, listener, candidate, values in self._score(on.split, missing):
-                        key = _key(on.split, Pair(scene, listener), candidate)
+                        key = on.split, Pair(scene, listener), candidate
                         self._rows[key] = (split.scenes[scene].at_ear_song, *values)
-                        identity = self.pair_identity(on.split, Pair(scene, listener))
-                        append_row(self._table, (*_row(key, self._rows[key]), identity))
+                        table.append(_row(key, self._rows[key]), self.pair_identity(*key[:2]))
                         bar.update()
-        rows = [
-            (on.name, *_row(key, self._rows[key]))
-            for key in (_key(on.split, pair, candidate) for candidate, pair in wanted)
-        ]
+        keys = [(on.split, pair, candidate) for candidate in candidates for pair in on.pairs]
+        rows = [(on.name, *_row(key, self._rows[key])) for key in keys]
         return pd.DataFrame(rows, columns=["set", *_COLUMNS])
 
     def bases(self, split: str, scene: str) -> SceneBases:
@@ -301,50 +296,39 @@ class Sweep:
     def pair_identity(self, split: str, pair: Pair) -> str:
         """Return the identity of all that decides the scores of a pair beside the candidate; see `identity`."""
         if (split, pair) not in self._identities:
-            settings = (self._settings.identities, self._settings.mixture_into)
-            self._identities[split, pair] = digest(settings, self._corpus.pair_identity(self.split(split), pair))
+            decided_by = self._corpus.pair_identity(self.split(split), pair)
+            self._identities[split, pair] = digest(self._settings.identities, decided_by)
         return self._identities[split, pair]
 
     @contextmanager
-    def _locked_table(self) -> Iterator[None]:
+    def _locked_table(self) -> Iterator[KeptRows]:
         """Keep other processes from scoring, drop rows that something else has decided, and read the others."""
-        products = ("scores.csv", "sweep.json", "search.db", "estimates", "personal")
+        products = ("scores.csv", "sweep.json", "search.db", "personal", "estimates")
         with results_lock(self.out_dir / ".scores.lock", *products):
-            repair_table(self._table, (*_COLUMNS, IDENTITY))
-            claim(self.out_dir / "sweep.json", self._settings, (), ("corpus", "models"), self._has_valid_rows)
-            if dropped := keep_rows(self._table, self._is_valid):
-                _LOGGER.warning(
-                    "%s: %d of its scores were computed from other songs, gains or audiograms, and are dropped.",
-                    self._table,
-                    len(dropped),
-                )
-            self._rows = _read_rows(self._table)
-            yield
+            table = KeptRows(self.out_dir / "scores.csv", _COLUMNS, self._identity_of_row)
+            claim(self.out_dir / "sweep.json", self._settings, (), ("corpus", "models"), table.are_of_these_settings)
+            table.drop_invalid()
+            self._rows = _parse_rows(table)
+            yield table
 
-    def _has_valid_rows(self) -> bool:
-        """Tell whether a row, if there is any, is what would be computed now."""
-        rows = read_rows(self._table)
-        return not rows or any(map(self._is_valid, rows))
-
-    def _is_valid(self, row: Mapping[str, str]) -> bool:
-        pair = Pair(row["scene"], row["listener"])
+    def _identity_of_row(self, row: Mapping[str, str]) -> str | None:
         if row["split"] not in self._corpus.splits:
-            return False
-        split = self.split(row["split"])
+            return None
+        split, pair = self.split(row["split"]), Pair(row["scene"], row["listener"])
         is_in_split = pair.scene in split.scenes and pair.listener in split.listeners
-        return is_in_split and row[IDENTITY] == self.pair_identity(row["split"], pair)
+        return self.pair_identity(row["split"], pair) if is_in_split else None
 
-    def _missing(self, candidates: Sequence[Candidate], on: PairSet) -> dict[str, list[tuple[str, Candidate]]]:
+    def _missing(self, candidates: Sequence[ChainSettings], on: PairSet) -> dict[str, list[tuple[str, ChainSettings]]]:
         """Return listeners and candidates that are not scored yet, by scene, whose bases are built once."""
-        missing: dict[str, list[tuple[str, Candidate]]] = {}
+        missing: dict[str, list[tuple[str, ChainSettings]]] = {}
         for pair, candidate in itertools.product(on.pairs, dict.fromkeys(candidates)):
-            if _key(on.split, pair, candidate) not in self._rows:
+            if (on.split, pair, candidate) not in self._rows:
                 missing.setdefault(pair.scene, []).append((pair.listener, candidate))
         return missing
 
     def _score(
-        self, split: str, missing: Mapping[str, list[tuple[str, Candidate]]]
-    ) -> Iterator[tuple[str, str, Candidate, tuple[float, ...]]]:
+        self, split: str, missing: Mapping[str, list[tuple[str, ChainSettings]]]
+    ) -> Iterator[tuple[str, str, ChainSettings, tuple[float, ...]]]:
         tasks = [
             (self._settings, str(self._estimates), self._device, split, scene, asked)
             for scene, asked in missing.items()
@@ -363,19 +347,20 @@ class Sweep:
             ) from error
 
 
-def _score_scene_whole(*task: Any) -> list[tuple[str, str, Candidate, tuple[float, ...]]]:
+def _score_scene_whole(*task: Any) -> list[tuple[str, str, ChainSettings, tuple[float, ...]]]:
     return list(_score_scene(*task))
 
 
 def _score_scene(
-    settings: _Settings, estimates: str, device: str, split: str, scene_id: str, asked: list[tuple[str, Candidate]]
-) -> Iterator[tuple[str, str, Candidate, tuple[float, ...]]]:
+    settings: _Settings, estimates: str, device: str, split: str, scene_id: str, asked: list[tuple[str, ChainSettings]]
+) -> Iterator[tuple[str, str, ChainSettings, tuple[float, ...]]]:
     """Yield scene, listener, candidate and scores of those asked for in one scene."""
     listeners = open_corpus(settings.corpus).split(split).listeners
-    per_stem = any(not isinstance(candidate.model_weights[0], int | float) for _, candidate in asked)
+    per_stem = any(np.ndim(candidate.model_weights or 0) == 2 for _, candidate in asked)
     bases = _scene_bases(settings, estimates, device, split, scene_id, per_stem)
-    for listener, group in itertools.groupby(asked, key=lambda one: one[0]):
-        pair = PairBases(bases, listeners[listener], scene_id)
+    asked = sorted(asked, key=lambda task: task[1].prescription)  # which is stable
+    for (name, listener), group in itertools.groupby(asked, key=lambda task: (task[1].prescription, task[0])):
+        pair = PairBases(bases, listeners[listener], scene_id, name)
         for _, candidate in group:
             yield scene_id, listener, candidate, pair.score(candidate).values()
 
@@ -388,7 +373,7 @@ def _scene_bases(
     scene = chosen.scenes[scene_id]
     song = corpus.at_ear_song(chosen, scene)
     stems = [separator(song) for separator in _separators(settings, estimates, device)]
-    return SceneBases(song, stems, corpus.gains_db(scene), per_stem, settings.mixture_into)
+    return SceneBases(song, stems, corpus.gains_db(scene), per_stem)
 
 
 @functools.lru_cache(maxsize=1)  # a network that has been loaded serves all scenes
@@ -396,40 +381,31 @@ def _separators(settings: _Settings, estimates: str, device: str) -> list[Separa
     return [cached_separator(name, estimates, device) for name in settings.models]
 
 
-def _key(split: str, pair: Pair, candidate: Candidate) -> _Key:
-    weights = json.dumps(candidate.model_weights)
-    settings = (float(candidate.mixture_weight), float(candidate.output_level_db), bool(candidate.clip))
-    return split, pair.scene, pair.listener, weights, *settings
+def _row(key: _Key, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a row of `_COLUMNS`; `values` are the song and the scores."""
+    split, pair, candidate = key
+    song, *scores = values
+    described = asdict(candidate) | {"model_weights": json.dumps(candidate.model_weights)}
+    return (split, *described.values(), pair.scene, song, pair.listener, *scores)
 
 
-def _row(key: _Key, known: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a row of `_COLUMNS`; `known` is the song and the scores."""
-    split, scene, listener, *candidate = key
-    song, *values = known
-    return (split, *candidate, scene, song, listener, *values)
-
-
-def _read_rows(path: Path) -> dict[_Key, tuple[Any, ...]]:
+def _parse_rows(table: KeptRows) -> dict[_Key, tuple[Any, ...]]:
     rows: dict[_Key, tuple[Any, ...]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:  # not with pandas: each number must keep its last bit
-            for row in itertools.islice(csv.reader(file), 1, None):
-                split, weights, mixture, level, clip, scene, song, listener, *values, _ = row
-                if clip not in ("True", "False") or len(row) != len(_COLUMNS) + 1:
-                    raise ValueError(f"it has the row {row}")
-                key = (split, scene, listener, weights, float(mixture), float(level), clip == "True")
-                numbers = [parse_number(value, name) for value, name in zip(values, COLUMNS[3:], strict=True)]
-                if np.isnan(numbers).any():
-                    raise ValueError(f"it lacks a number in the row {row}")
-                rows[key] = (song, *numbers)
-    except (ValueError, OSError) as error:
-        raise CorpusError(
-            f"{path} is not a table of scores ({error}); repair it, or sweep into another directory."
-        ) from error
+    for row in table.valid:
+        try:
+            scores = [parse_number(row[name], name) for name in COLUMNS[3:]]
+            if np.isnan(scores).any():
+                raise ValueError("it lacks a number")
+            rows[row["split"], Pair(row["scene"], row["listener"]), candidate_of(row)] = (row["song"], *scores)
+        except (ValueError, TypeError, ParameterError) as error:
+            raise CorpusError(
+                f"{table.path} is not a table of scores ({error} in the row {list(row.values())}); repair it, or sweep "
+                f"into another directory."
+            ) from error
     return rows
 
 
-def best_of(scores: pd.DataFrame) -> Candidate:
+def best_of(scores: pd.DataFrame) -> ChainSettings:
     """Return the candidate with the highest mean score in a table of `Sweep.scores`."""
     means = scores.groupby(list(CANDIDATE_COLUMNS), sort=False)["score"].mean()
     return candidate_of(dict(zip(CANDIDATE_COLUMNS, means.index[int(means.argmax())], strict=True)))
@@ -444,7 +420,7 @@ class Space:
     output_level_db: tuple[float, float] = (0.0, 0.0)  # lowest and highest gain before the clip; equal: not varied
     per_stem: bool = False  # model weights for each stem
     n_stems: int = 4
-    clip: bool = True
+    base: ChainSettings = OFFICIAL  # what is not varied
 
     def __post_init__(self) -> None:
         """Refuse bounds that cannot be used."""
@@ -465,7 +441,7 @@ class Space:
         bounds["output_level_db"] = self.output_level_db
         return {name: (low, high) for name, (low, high) in bounds.items() if low < high}
 
-    def candidate(self, values: Mapping[str, float]) -> Candidate:
+    def candidate(self, values: Mapping[str, float]) -> ChainSettings:
         """Return the candidate that a trial's numbers stand for.
 
         Weights on the simplex come from breaking a stick: the first model takes `1 - u^(1/(K-1))` of it, and so on, so
@@ -481,9 +457,10 @@ class Space:
             sets.append((*weights, left))
         model_weights = tuple(zip(*sets, strict=True)) if self.per_stem else sets[0]
         level = values.get("output_level_db", self.output_level_db[0])
-        return Candidate(model_weights, values.get("mixture_weight", 0.0), level, self.clip)
+        share = values.get("mixture_weight", 0.0)
+        return replace(self.base, model_weights=model_weights, mixture_weight=share, output_level_db=level)
 
-    def values(self, candidate: Candidate) -> dict[str, float]:
+    def values(self, candidate: ChainSettings) -> dict[str, float]:
         """Return the numbers that stand for a candidate, moved into the bounds; the inverse of `candidate`."""
         weights = np.array(candidate.model_weights, dtype=float).reshape(self.n_models, -1)
         weights = np.broadcast_to(weights, (self.n_models, self.n_stems))
@@ -497,8 +474,8 @@ class Space:
 
 
 def search(
-    sweep: Sweep, on: PairSet, space: Space, n_trials: int, seed: int = 0, start: Candidate | None = None
-) -> list[Candidate]:
+    sweep: Sweep, on: PairSet, space: Space, n_trials: int, seed: int = 0, start: ChainSettings | None = None
+) -> list[ChainSettings]:
     """Look for the candidate with the highest mean HAAQI, and return all that were tried, in their order.
 
     The optimiser is Optuna's tree-structured Parzen estimator (J. Bergstra et al., "Algorithms for hyper-parameter
@@ -519,7 +496,7 @@ def search(
     seed
         Of the optimiser.
     start
-        Candidate to try first, such as the best of a grid.
+        ChainSettings to try first, such as the best of a grid.
 
     Raises
     ------
@@ -567,7 +544,7 @@ def _database_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: Candidate | None) -> "optuna.Study":
+def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: ChainSettings | None) -> "optuna.Study":
     """Open the study of a search, or begin it."""
     import optuna
     from sqlalchemy import URL

@@ -51,6 +51,7 @@ class Config:
     targets: tuple[str, ...] = ("stems",)  # stages of the chain, see `targets.STAGES`
     target_weights: tuple[float, ...] | None = None  # one for each target; None: all 1
     per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum
+    prescription: str = "nal_r"  # of the target "amplified", see `fitting.PRESCRIPTIONS`; it must be linear
     n_scenes: int = 0  # number of training scenes, 0: all of the split; beyond, new ones are drawn
     scene_seed: int = 0  # chooses the subset of scenes
     segment_s: float = 8.0  # length of a training segment in s

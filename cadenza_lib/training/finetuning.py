@@ -192,9 +192,18 @@ class _Run:
             device,
             gain_file,
             config.dry,
+            config.prescription,
         )
         valid_scenes = training_scenes(self.corpus, valid)
-        self.valid_segments = Segments(self.corpus, valid, valid_scenes, config.segment_s, _VALID_SEED, (), device)
+        self.valid_segments = Segments(
+            self.corpus,
+            valid,
+            valid_scenes,
+            config.segment_s,
+            _VALID_SEED,
+            device=device,
+            prescription=config.prescription,
+        )
 
         self.network, self.sources = load_network(config.init)
         self.card = network_card(config.init, self.network)
@@ -313,7 +322,7 @@ class _Run:
         config = self.config
         out_dir = self.out_dir / "validation" / f"step_{self.step:06d}"
         separator = network_separator(self.averaged, self.sources, self.fabric.device)
-        settings = Settings(self.corpus.name, config.valid_split, f"step {self.step}")
+        settings = Settings(self.corpus.name, config.valid_split, f"step {self.step}", prescription=config.prescription)
         identity = weights_identity(self.averaged)
         return evaluate(self.corpus, separator, settings, self.pairs, out_dir, progress=False, system_identity=identity)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cadenza_lib.audio.acoustics import loudspeakers_to_ears, quantise_16bit
 from cadenza_lib.audio.loudness import BLOCK_S, loudness_matching_gain
-from cadenza_lib.chain.fitting import listener_firs
+from cadenza_lib.chain.fitting import linear_prescription
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import read_json, write_json
@@ -117,7 +117,7 @@ class Batch:
         - stems: `(batch, stem, channel, time)`
         - mixture: `(batch, channel, time)`
         - gains_db: `(batch, stem)`
-        - firs: `(batch, channel, tap)`, NAL-R filters of a listener of each scene
+        - firs: `(batch, channel, tap)`, the prescription's filters for a listener of each scene
         - listeners: one for each item, whose filters these are
     """
 
@@ -159,6 +159,8 @@ class Segments:
         of computing each.
     dry
         Whether segments are those of the loudspeakers instead, as if each ear heard its own.
+    prescription
+        Of the listeners' filters, see `fitting.PRESCRIPTIONS`; it must be linear.
 
     Raises
     ------
@@ -179,6 +181,7 @@ class Segments:
         device: torch.device | None = None,
         gain_file: Path | None = None,
         dry: bool = False,
+        prescription: str = "nal_r",
     ) -> None:
         if not BLOCK_S <= segment_s < float("inf"):
             raise ParameterError(f"segment_s {segment_s} must be at least {BLOCK_S} s, or a segment has no loudness.")
@@ -190,6 +193,7 @@ class Segments:
         self._device = device or torch.device("cpu")
         self._gain_file, self._dry = gain_file, dry
         self._gains = _read_gains(gain_file) if gain_file and gain_file.exists() else {}
+        self._prescription = linear_prescription(prescription, "that of training targets")
         self._firs: dict[str, Tensor] = {}
         self._song_identity = functools.cache(functools.partial(corpus.simulated_identity, split))
         self._lengths = corpus.check_songs(split, [entry.scene for entry in self._scenes], segment_s)
@@ -225,7 +229,7 @@ class Segments:
         name = entry.listeners[generator.integers(len(entry.listeners))]
         listener = self._split.listeners[name]
         if name not in self._firs:
-            self._firs[name] = listener_firs(listener).float()
+            self._firs[name] = self._prescription.firs(listener).float()
         stems, mixture = self._augment(signals[:-1], signals[-1], generator)
         return stems, mixture, self._corpus.gains_db(entry.scene).float(), self._firs[name], listener
 

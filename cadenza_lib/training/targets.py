@@ -1,9 +1,8 @@
 """Multi-target losses: L1 between estimated and true stems at any stage of the chain (paper, section 2.3), and HAAQI.
 
-The stages are those of enhancement, carried out by the very functions that enhancement uses: `stems` (as separated, at
-the ears), `gained` (after the scene's gains), `downmix` (their sum), `normalised` (the downmix at the loudness of the
-at-ear mixture) and `amplified` (after the listener's NAL-R filters). The output stage is none of them: its clip and
-its rounding have no useful gradient.
+The stages are those of `chain.pipeline`: `stems` (as separated, at the ears), `gained` (after the scene's gains),
+`downmix` (their sum), `normalised` (the downmix at the loudness of the at-ear mixture) and `amplified` (after the
+listener's filters). The output stage is not one of them, because its clip and its rounding have no useful gradient.
 
 The paper computes the L1 of vocals, drums, bass and other separately and averages the four with equal weights. Since
 every stage is linear in the stems but for one loudness gain, each stem can be carried through it on its own:
@@ -22,92 +21,19 @@ from dataclasses import dataclass
 import julius
 from torch import Tensor
 
-from cadenza_lib.audio.loudness import loudness_matching_gain
-from cadenza_lib.chain.fitting import amplify
-from cadenza_lib.chain.remix import apply_gains, downmix, normalise_loudness
+from cadenza_lib.chain.output import output_stage
+from cadenza_lib.chain.pipeline import OFFICIAL, STAGES, stage_signals
 from cadenza_lib.core.conventions import EARS, OUTPUT_SAMPLE_RATE, PRESENTATION_LEVEL_DB_SPL, SAMPLE_RATE
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.listeners import Listener, ear_audiogram
 from cadenza_lib.haaqi.torch import score_batch
 
-__all__ = ["STAGES", "TARGETS", "TargetLoss", "haaqi_loss", "stage_signals"]
-
-STAGES = ("stems", "gained", "downmix", "normalised", "amplified")
-"""The stages of the chain that can be training targets, in their order."""
+__all__ = ["TARGETS", "TargetLoss", "haaqi_loss"]
 
 TARGETS = (*STAGES, "haaqi")
 """All training targets."""
 
 _INAUDIBLE = 1e-6  # RMS of a segment's remix, -120 dB FS, that HAAQI is not asked about
-
-
-def stage_signals(
-    stems: Tensor,
-    gains_db: Tensor,
-    mixture: Tensor,
-    firs: Tensor,
-    per_stem: bool = True,
-    last: str = STAGES[-1],
-    sample_rate: int = SAMPLE_RATE,
-) -> dict[str, Tensor]:
-    """Return stems, estimated or true, at each stage of the chain up to the last that is wanted.
-
-    With `per_stem`, the stem's share of the signal at the stage: at `downmix`, which only sums, that is the gained
-    stem. Without, the sum of the four at the stage: at `stems` with no gains applied, and at `gained` the downmix.
-
-    Parameters
-    ----------
-    stems
-        At the ears.
-    gains_db
-        Gains of the scene.
-    mixture
-        At the ears; its loudness is what the downmix is brought to. It is not the sum of the stems.
-    firs
-        NAL-R filters of the listener, as from `fitting.listener_firs`.
-    per_stem
-        Whether the stems stay apart.
-    last
-        The last stage that is computed.
-    sample_rate
-        Of stems and mixture in Hz.
-
-    Shape:
-        - stems: `(..., stem, channel, time)`
-        - gains_db: `(..., stem)`
-        - mixture: `(..., channel, time)`
-        - firs: `(..., channel, tap)`
-        - result: each `(..., stem, channel, time)`, or `(..., channel, time)` without `per_stem`;
-          `amplified` is longer by `tap - 1`
-
-    Raises
-    ------
-    ParameterError
-        If there is no stage called `last`.
-
-    >>> import torch
-    >>> stems = torch.randn(4, 2, 22050)
-    >>> firs = torch.ones(2, 1)
-    >>> signals = stage_signals(stems, torch.zeros(4), stems.sum(0), firs)
-    >>> torch.allclose(signals["amplified"], stems, atol=1e-5)  # nothing to change: gains 0 dB, loudness right
-    True
-    """
-    _check([last], STAGES)
-    wanted = STAGES[: STAGES.index(last) + 1]
-    signals = {"stems": stems if per_stem else downmix(stems)}
-    if "gained" in wanted:
-        gained = apply_gains(stems, gains_db)
-        mixed = downmix(gained)
-        signals["gained"] = signals["downmix"] = gained if per_stem else mixed
-    if "normalised" in wanted:
-        if per_stem:
-            gain = loudness_matching_gain(mixed, mixture, sample_rate)  # (..., 1, 1)
-            signals["normalised"] = gained * gain.unsqueeze(-3)
-        else:
-            signals["normalised"] = normalise_loudness(mixed, mixture, sample_rate)
-    if "amplified" in wanted:
-        signals["amplified"] = amplify(signals["normalised"], firs.unsqueeze(-3) if per_stem else firs)
-    return signals
 
 
 def haaqi_loss(
@@ -121,11 +47,12 @@ def haaqi_loss(
         - estimate, truth: `(batch, stem, channel, time)`, at 44.1 kHz
         - gains_db: `(batch, stem)`
         - mixture: `(batch, channel, time)`
-        - firs: `(batch, channel, tap)`, NAL-R filters of the listeners
+        - firs: `(batch, channel, tap)`, filters of the listeners
         - listeners: one for each item
         - result: `()`
     """
-    processed = _resample(stage_signals(estimate, gains_db, mixture, firs, per_stem=False)["amplified"]).clamp(-1, 1)
+    amplified = stage_signals(estimate, gains_db, mixture, firs, per_stem=False)["amplified"]
+    processed = output_stage(OFFICIAL.output_stage).limit(_resample(amplified))
     reference = stage_signals(truth, gains_db, mixture, firs, per_stem=False)
     rms = reference["normalised"].square().mean(-1).sqrt().flatten().tolist()  # (batch * channel)
     heard = [place for place, value in enumerate(rms) if value > _INAUDIBLE]
@@ -137,7 +64,7 @@ def haaqi_loss(
         _resample(reference["amplified"]).flatten(0, 1)[heard],
         OUTPUT_SAMPLE_RATE,
         [audiograms[place] for place in heard],
-        equalisation=2,  # NAL-R is already in the reference
+        equalisation=2,  # the prescription is already in the reference
         level1=[PRESENTATION_LEVEL_DB_SPL - 20 * math.log10(rms[place]) for place in heard],
     )
     return 1.0 - scores.mean()

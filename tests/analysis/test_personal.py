@@ -16,16 +16,16 @@ from cadenza_lib.analysis.personal import (
     score_fitting,
     severity_table,
 )
-from cadenza_lib.chain.fusion import fuse
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.demo import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.data.scenes import Pair
-from cadenza_lib.scoring import evaluation
-from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
+from cadenza_lib.scoring.bases import PairBases, SceneBases
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.scoring.sweep import PairSet, Sweep, grid
 
 GAINS_DB = torch.tensor([6.0, -6.0, 0.0, 3.0], dtype=torch.float64)
-FIXED = Candidate((0.5, 0.5), 0.15)
+FIXED = ChainSettings(model_weights=(0.5, 0.5), mixture_weight=0.15)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +43,10 @@ def case():
 def test_a_personal_fusion_raises_the_score_of_the_official_chain(case):
     song, estimates, pair = case
 
-    def official(candidate: Candidate) -> float:
-        stems = fuse(estimates, song.mixture, candidate.model_weights, candidate.mixture_weight)
-        output = evaluation.enhance(song, stems, GAINS_DB, pair.listener, 0.0, candidate.output_level_db)
-        reference = evaluation.reference_remix(song, GAINS_DB)
-        return evaluation.score(output, reference, pair.listener, "scene_10001").mean
+    def official(candidate: ChainSettings) -> float:
+        output = enhance(song, estimates, GAINS_DB, pair.listener, candidate)
+        reference = reference_remix(song, GAINS_DB)
+        return score(output, reference, pair.listener, "scene_10001").mean
 
     found = optimise_fusion([pair], steps=8, excerpt_s=0)
     before, after = official(FIXED), official(found.candidate)

@@ -17,7 +17,8 @@ from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PAR
 
 from cadenza_lib.analysis import personal, tables
 from cadenza_lib.audio.acoustics import load_hrtf, read_audio
-from cadenza_lib.chain.fitting import FIR_ORDER, NALR_FREQUENCIES, listener_firs
+from cadenza_lib.chain.fitting import FIR_ORDER, PRESCRIPTIONS
+from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from cadenza_lib.core.files import read_json
 from cadenza_lib.core.identity import claim
@@ -87,7 +88,7 @@ def _read_corpus(path: Path) -> Any:
     pairs = choose_pairs(split.scene_listeners)
     heard = [split.listeners[pair.listener] for pair in pairs]
     if heard:
-        read += [ear_table(heard).drop(columns="high_db_hl"), *(listener_firs(one) for one in heard)]
+        read += [ear_table(heard).drop(columns="high_db_hl"), *(PRESCRIPTIONS["nal_r"].firs(one) for one in heard)]
     return read
 
 
@@ -334,8 +335,8 @@ def _read_levels(path: Path, corpus: Path | None = None) -> Any:
 
 
 def _write_learned(folder: Path) -> Path:
-    trims = ((0.0, 0.0),) * len(NALR_FREQUENCIES)
-    fusion = personal.PersonalFusion(personal.Candidate((0.5, 0.5)), [0.1])
+    trims = ((0.0, 0.0),) * len(PRESCRIPTIONS["nal_r"].frequencies)
+    fusion = personal.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5)), [0.1])
     fitting = personal.PersonalFitting(0.0, trims, [0.1])
     content = {"identity": "of A", "fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": [0.5]}
     return _as_json("A.json", content)(folder)

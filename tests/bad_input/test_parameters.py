@@ -12,12 +12,12 @@ from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cadenza_lib.chain.pipeline import ChainSettings, enhance
 from cadenza_lib.data.demo import open_corpus, tiny_song
 from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
 from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
 from cadenza_lib.scoring import sweep
-from cadenza_lib.scoring.evaluation import enhance
 from cadenza_lib.training.files import Config
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -86,19 +86,22 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     ),
     "simplex_grid": (sweep.simplex_grid, (st.sampled_from((-1, 0, 1, 3)), st.sampled_from((-1, 0, 1, 4)))),
     "enhance": (
-        lambda share, level, place: (
+        lambda share, level, place, prescription, stage: (
             enhance(
                 SONG,
-                SONG.stems,
+                [SONG.stems],
                 CORPUS.gains_db(next(iter(SPLIT.scenes.values()))),
                 LISTENER,
-                share,
-                level,
-                True,
-                place,
+                ChainSettings(
+                    mixture_weight=share,
+                    output_level_db=level,
+                    mixture_into=place,
+                    prescription=prescription,
+                    output_stage=stage,
+                ),
             ).signal
         ),
-        (REAL, REAL, TEXT),
+        (REAL, REAL, TEXT, st.sampled_from(("nal_r", "none", "x", "")), st.sampled_from(("soft_clip", "none", "x"))),
     ),
 }
 

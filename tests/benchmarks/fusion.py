@@ -29,10 +29,11 @@ from recipes.cad_icassp_2024.baseline import evaluate as recipe
 
 from cadenza_lib.analysis.personal import optimise_fusion
 from cadenza_lib.chain.fusion import fuse
+from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
-from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
+from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.separation import separators
 
 MODELS = ("demo_hdemucs", "demo_openunmix", "mixture")
@@ -64,7 +65,7 @@ def main() -> None:
     def fit(signal: np.ndarray) -> np.ndarray:
         return np.stack([recipe.apply_ha(enhancer, None, signal[:, i], audiograms[i]) for i in (0, 1)], axis=1)
 
-    def official(candidate: Candidate) -> float:
+    def official(candidate: ChainSettings) -> float:
         stems = fuse(estimates, song.mixture, candidate.model_weights, candidate.mixture_weight)
         with tempfile.TemporaryDirectory() as folder:
             save_flac_signal(fit(remix(stems.numpy())), Path(folder) / "x.flac", 44100, 32000, do_clip_signal=True)
@@ -89,15 +90,17 @@ def main() -> None:
     for _ in range(2):  # the first time, kernels are loaded
         start = time.process_time()
         bases = PairBases(SceneBases(song, estimates, corpus.gains_db(scene)), listener, pair.scene)
-        bases.score(Candidate((1.0, 0.0, 0.0)))
+        bases.score(ChainSettings(model_weights=(1.0, 0.0, 0.0)))
         prepared = time.process_time() - start
 
-    ways: dict[str, Callable[[Candidate], float]] = {"official": official, "sweep": lambda c: bases.score(c).mean}
+    ways: dict[str, Callable[[ChainSettings], float]] = {"official": official, "sweep": lambda c: bases.score(c).mean}
     times: dict[str, list[float]] = {name: [] for name in ways}
     deviation = 0.0
     generator = np.random.default_rng(0)
     for _ in range(arguments.rounds):
-        candidate = Candidate(generator.dirichlet(np.ones(len(MODELS))).tolist(), generator.uniform(0, 0.5))
+        candidate = ChainSettings(
+            model_weights=generator.dirichlet(np.ones(len(MODELS))).tolist(), mixture_weight=generator.uniform(0, 0.5)
+        )
         scores = []
         for name, way in ways.items():
             start = time.process_time()

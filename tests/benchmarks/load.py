@@ -38,7 +38,8 @@ from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import Scene, choose_pairs
 from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation
-from cadenza_lib.scoring.evaluation import PairScore, Settings, evaluate
+from cadenza_lib.scoring.evaluation import Settings, evaluate
+from cadenza_lib.scoring.pairs import PairScore
 from cadenza_lib.separation import separators
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03_evaluate.ipynb"
@@ -94,7 +95,7 @@ def pairs(folder: Path, amount: float) -> float:
     corpus = Corpus(corpus.root)
     chosen = choose_pairs(corpus.split("train").scene_listeners)
     assert len(chosen) == amount
-    silence = Output(np.zeros((2, 16_000), np.float32), np.zeros(2), clip=True)
+    silence = Output(np.zeros((2, 16_000), np.float32), np.zeros(2), is_16_bit=True)
     made_up = PairScore((Components(*[0.5] * len(fields(Components))),) * 2, (0.0, 0.0), (-20.0, -20.0))
     stubs = mock.patch.multiple(evaluation, finish=lambda *_: silence, score=lambda *_: made_up)
     settings = Settings(str(corpus.root), "train", "oracle")

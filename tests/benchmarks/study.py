@@ -35,8 +35,8 @@ from cadenza_lib.data.demo import tiny_listener, tiny_song
 WORK = """
 song, listener = tiny_song(2.0), tiny_listener()
 for _ in range(repeats):
-    output = evaluation.enhance(song, song.stems, torch.zeros(4), listener)
-    evaluation.score(output, evaluation.reference_remix(song, torch.zeros(4)), listener, "benchmark")
+    output = enhance(song, [song.stems], torch.zeros(4), listener)
+    score(output, reference_remix(song, torch.zeros(4)), listener, "benchmark")
 """
 
 

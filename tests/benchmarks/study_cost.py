@@ -24,10 +24,11 @@ from simulation import write_song  # the benchmark beside this one
 from torch.utils.flop_counter import FlopCounterMode
 
 from cadenza_lib.chain.fitting import save_output
+from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.simulation import simulate
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import score
 
 AT_EAR_GB = 88  # the simulated training set, as the challenge's page on data tells
 AT_EAR_MINUTES = AT_EAR_GB * 1e9 / (5 * 4 * 44100) / 60
@@ -71,8 +72,8 @@ def units(rounds: int) -> tuple[dict[str, float], float]:
     audio = 0.1 * torch.randn(1, 2, round(EXCERPT_S * 44100))
     song, listener = tiny_song(EXCERPT_S), tiny_listener()
     gains_db = torch.tensor([6.0, -3.0, 0.0, 3.0], dtype=torch.float64)
-    output = evaluation.enhance(song, song.stems, gains_db, listener)
-    reference = evaluation.reference_remix(song, gains_db)
+    output = enhance(song, [song.stems], gains_db, listener)
+    reference = reference_remix(song, gains_db)
     with tempfile.TemporaryDirectory() as name, torch.inference_mode():
         folder = Path(name)
         minutes = 2.0
@@ -85,16 +86,13 @@ def units(rounds: int) -> tuple[dict[str, float], float]:
             simulate(Corpus(folder / "corpus"), "train", 1, progress=False)
 
         def enhancement() -> None:
-            save_output(evaluation.enhance(song, song.stems, gains_db, listener), folder / "output")
+            save_output(enhance(song, [song.stems], gains_db, listener), folder / "output")
 
         measured = {
             "simulation, per minute of a song at the ears": cpu_s(simulation, rounds) / minutes,
             "separation by Hybrid Demucs, per second of audio": cpu_s(lambda: network(audio), rounds) / EXCERPT_S,
             "enhancement and FLAC, per pair of 10 s": cpu_s(enhancement, rounds),
-            "HAAQI, per ear of 10 s": cpu_s(
-                lambda: evaluation.score(output, reference, listener, "scene_10001"), rounds
-            )
-            / 2,
+            "HAAQI, per ear of 10 s": cpu_s(lambda: score(output, reference, listener, "scene_10001"), rounds) / 2,
         }
         with FlopCounterMode(display=False) as counter:
             network(audio)

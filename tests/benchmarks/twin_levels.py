@@ -13,9 +13,10 @@ from dataclasses import replace
 
 import pandas as pd
 
+from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import seeded
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import PairReference
 from cadenza_lib.separation import separators
 
 PRINTED_EVERY = 10  # scenes
@@ -48,16 +49,16 @@ def scores(arguments: argparse.Namespace) -> Iterator[list[dict[str, object]]]:
     for index in seeded(1).permutation(len(names))[: arguments.scenes or None]:
         scene = split.scenes[names[index]]
         song, gains_db = corpus.at_ear_song(split, scene), corpus.gains_db(scene)
-        remix = evaluation.reference_remix(song, gains_db)
+        remix = reference_remix(song, gains_db)
         estimates = {name: separator(song) for name, separator in separators.items()}
         rows = []
         for listener in split.scene_listeners[names[index]][: arguments.listeners]:
-            reference = evaluation.PairReference(remix, split.listeners[listener], names[index])
+            reference = PairReference(remix, split.listeners[listener], names[index])
             for level_db in arguments.levels:
                 gain = 10 ** (level_db / 20)
                 louder = replace(song, stems=song.stems * gain, mixture=song.mixture * gain)
                 for name, stems in estimates.items():
-                    output = evaluation.enhance(louder, stems * gain, gains_db, split.listeners[listener])
+                    output = enhance(louder, [stems * gain], gains_db, split.listeners[listener])
                     score = reference.score(replace(output, signal=output.signal / gain))
                     clipped = sum(output.clipped_share) / 2
                     rows.append(

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.stages import Setting
 from cadenza_lib.listening.widgets import AUDIOGRAM_FREQUENCIES
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import score
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
 START_S, DURATION_S = 2.0, 2.0
@@ -71,10 +72,14 @@ def expected_haaqi(gains_db: tuple[float, ...], listener: Listener) -> tuple[flo
     corpus = open_corpus("demo")
     excerpt = stages.load_excerpt(corpus, "valid", SCENE, [SYSTEM], START_S, DURATION_S, "cpu")
     gains = torch.tensor(gains_db, dtype=torch.float64)
-    output = evaluation.enhance(
-        excerpt.song, excerpt.estimates[SYSTEM], gains, listener, Setting((), listener).mixture_weight
+    output = enhance(
+        excerpt.song,
+        [excerpt.estimates[SYSTEM]],
+        gains,
+        listener,
+        ChainSettings(mixture_weight=Setting((), listener).mixture_weight),
     )
-    return evaluation.score(output, evaluation.reference_remix(excerpt.song, gains), listener, SCENE).haaqi
+    return score(output, reference_remix(excerpt.song, gains), listener, SCENE).haaqi
 
 
 def photograph(watched: Watched, name: str) -> None:

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from cadenza_lib.chain.fusion import add_mixture, combine, ensemble, fuse
-from cadenza_lib.chain.remix import apply_gains, downmix, remix
+from cadenza_lib.chain.pipeline import ChainSettings, remix
+from cadenza_lib.chain.remix import apply_gains, downmix
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.data.demo import tiny_song
 from cadenza_lib.separation.separators import load
@@ -53,13 +54,16 @@ def test_in_the_stems_the_mixture_weighs_as_much_as_the_sum_of_the_gains():
     song, estimate, w = tiny_song(seed=1), tiny_song(seed=2).stems, 0.15
     gain_sum = float((10 ** (GAINS_DB / 20)).sum())
     in_stems = remix(fuse([estimate], song.mixture, mixture_weight=w), GAINS_DB, song.mixture)
-    in_downmix = remix(estimate, GAINS_DB, song.mixture, mixture_weight=w * gain_sum / (1 - w + w * gain_sum))
+    share = w * gain_sum / (1 - w + w * gain_sum)
+    settings = ChainSettings(mixture_weight=share, mixture_into="downmix")
+    in_downmix = remix(estimate, GAINS_DB, song.mixture, settings)
     torch.testing.assert_close(in_stems, in_downmix)
 
 
 def test_in_the_downmix_the_mixture_has_its_share_whatever_the_gains():
     song, estimate, w = tiny_song(seed=1), tiny_song(seed=2).stems, 0.3
-    mixed = remix(estimate, GAINS_DB, song.mixture, mixture_weight=w)
+    settings = ChainSettings(mixture_weight=w, mixture_into="downmix")
+    mixed = remix(estimate, GAINS_DB, song.mixture, settings)
     by_hand = (1 - w) * downmix(apply_gains(estimate, GAINS_DB)) + w * song.mixture
     loudness_gain = mixed.norm() / by_hand.norm()
     torch.testing.assert_close(mixed, by_hand * loudness_gain)

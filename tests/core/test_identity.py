@@ -18,6 +18,7 @@ from stubs import write_notebook
 
 from cadenza_lib.analysis import personal
 from cadenza_lib.analysis.tables import tidy_table
+from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core import identity
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
@@ -29,8 +30,9 @@ from cadenza_lib.data.simulation import plan_simulation, simulate
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs.notebooks import execute
 from cadenza_lib.scoring import evaluation, sweep
-from cadenza_lib.scoring.evaluation import PairReference, PairScore, Settings, evaluate
+from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.scoring.levels import evaluate_levels
+from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.separation import estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import segments
@@ -77,7 +79,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def fused(*_: Any) -> personal.PersonalFusion:
         calls.append("personal")
-        return personal.PersonalFusion(sweep.Candidate((0.5, 0.5), 0.1), [0.5])
+        return personal.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5), mixture_weight=0.1), [0.5])
 
     measure = segments.loudness_matching_gain
     monkeypatch.setattr(PairReference, "score", level)
@@ -109,17 +111,19 @@ def open_sweep(inputs: Path, folder: Path) -> tuple[sweep.Sweep, sweep.PairSet, 
 
 def fusions(inputs: Path, folder: Path) -> pd.DataFrame:
     scorer, searched, _ = open_sweep(inputs, folder)
-    return scorer.scores([sweep.Candidate((0.5, 0.5))], searched)
+    return scorer.scores([ChainSettings(model_weights=(0.5, 0.5))], searched)
 
 
-def search(inputs: Path, folder: Path) -> list[sweep.Candidate]:
+def search(inputs: Path, folder: Path) -> list[ChainSettings]:
     scorer, searched, _ = open_sweep(inputs, folder)
     return sweep.search(scorer, searched, sweep.Space(2), n_trials=2)
 
 
 def personal_settings(inputs: Path, folder: Path) -> pd.DataFrame:
     scorer, searched, held_out = open_sweep(inputs, folder)
-    return personal.compare_settings(scorer, searched, held_out, [sweep.Candidate((0.5, 0.5))], 1, n_scenes=1)
+    return personal.compare_settings(
+        scorer, searched, held_out, [ChainSettings(model_weights=(0.5, 0.5))], 1, n_scenes=1
+    )
 
 
 def levels(inputs: Path, folder: Path) -> pd.DataFrame:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CorpusError
 from cadenza_lib.data import simulation
@@ -16,7 +17,6 @@ from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import simulate
-from cadenza_lib.scoring.bases import Candidate
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.sweep import PairSet, Sweep
@@ -80,7 +80,7 @@ def _levels(root: Path, out_dir: Path) -> None:
 def _sweep(root: Path, out_dir: Path) -> None:
     pairs = tuple(choose_pairs(Corpus(root).split("train").scene_listeners))
     scorer = Sweep(str(root), ["oracle", "mixture"], out_dir, progress=False)
-    scorer.scores([Candidate((0.5, 0.5))], PairSet("search", "train", pairs))
+    scorer.scores([ChainSettings(model_weights=(0.5, 0.5))], PairSet("search", "train", pairs))
 
 
 def _simulate(root: Path, _: Path) -> None:

@@ -34,8 +34,8 @@ from cadenza_lib.runs.execution import run_study
 from cadenza_lib.runs.notebooks import RunError
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, sweep
-from cadenza_lib.scoring.evaluation import PairReference, PairScore
 from cadenza_lib.scoring.levels import evaluate_levels
+from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.separation import estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training.finetuning import Config, finetune

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cadenza_lib import figures
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
@@ -17,7 +18,7 @@ from cadenza_lib.data.demo import tiny_corpus, tiny_listener
 from cadenza_lib.listening import explore, stages
 from cadenza_lib.listening.explore import Explorer
 from cadenza_lib.listening.player import Take
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import score
 
 SCENE, LISTENER = "scene_10001", "A"
 ARGUMENTS = {"split": "train", "scene": SCENE, "listener": LISTENER, "start_s": 0.0, "duration_s": 1.0, "device": "cpu"}
@@ -80,8 +81,8 @@ def test_every_knob_moves_what_it_should(explorer: Explorer, corpus: Path) -> No
     gains_db[STEMS.index("drums")] = 12.0
     listener = explorer.audiogram.listener()
     assert listener.audiogram_left.levels[2] == 55.0  # N4 at 1 kHz
-    output = evaluation.enhance(song, song.stems, gains_db, listener, output_level_db=-6.0)
-    expected = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, SCENE)
+    output = enhance(song, [song.stems], gains_db, listener, ChainSettings(output_level_db=-6.0))
+    expected = score(output, reference_remix(song, gains_db), listener, SCENE)
     for ear, haaqi, clipped_share in zip(("left", "right"), expected.haaqi, expected.clipped_share, strict=True):
         assert cell(explorer, ear, "haaqi") == f"{haaqi:.3f}"
         assert cell(explorer, ear, "clipped_share") == f"{100 * clipped_share:.1f} %"

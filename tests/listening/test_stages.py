@@ -6,6 +6,7 @@ import torch
 from clarity.evaluator.msbg.msbg import Ear
 from scipy.signal import hilbert
 
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import tiny_corpus, tiny_listener, tiny_song
@@ -13,10 +14,11 @@ from cadenza_lib.data.listeners import Audiogram, Listener, standard_audiogram
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.player import Take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages, run_chain
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import score
 
 RATE = 44100
 GAINS_DB = (6.0, 0.0, -3.0, 10.0)
+CHAIN = ChainSettings(mixture_weight=0.15, output_level_db=-3.0)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def excerpt() -> Excerpt:
 
 @pytest.fixture(scope="module")
 def chain(excerpt: Excerpt) -> Stages:
-    return run_chain(excerpt, Setting(GAINS_DB, tiny_listener(), mixture_weight=0.15, output_level_db=-3.0))
+    return run_chain(excerpt, Setting(GAINS_DB, tiny_listener(), CHAIN))
 
 
 def same_ears(audiogram: Audiogram) -> Listener:
@@ -36,10 +38,10 @@ def same_ears(audiogram: Audiogram) -> Listener:
 
 def test_output_and_scores_are_those_of_the_evaluation(excerpt: Excerpt, chain: Stages) -> None:
     song, gains_db, listener = excerpt.song, torch.tensor(GAINS_DB, dtype=torch.float64), tiny_listener()
-    output = evaluation.enhance(song, song.stems, gains_db, listener, mixture_weight=0.15, output_level_db=-3.0)
+    output = enhance(song, [song.stems], gains_db, listener, CHAIN)
     np.testing.assert_array_equal(chain.output.signal, output.signal)
-    expected = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, excerpt.scene)
-    table = stages.score_table(excerpt, chain, listener)
+    expected = score(output, reference_remix(song, gains_db), listener, excerpt.scene)
+    table = stages.score_table(excerpt, chain, Setting(GAINS_DB, listener, CHAIN))
     assert tuple(table["haaqi"]) == expected.haaqi
     assert tuple(table["clipped_share"]) == expected.clipped_share
 
@@ -47,7 +49,7 @@ def test_output_and_scores_are_those_of_the_evaluation(excerpt: Excerpt, chain: 
 def test_takes_of_all_stages_are_aligned_to_the_sample(excerpt: Excerpt) -> None:
     # Without a hearing loss NAL-R is a pure delay, so that every stage is the remix.
     takes = stages.stage_takes(
-        run_chain(excerpt, Setting(GAINS_DB, same_ears(Audiogram(np.zeros(2), np.array([250, 8000])))))
+        run_chain(excerpt, Setting(GAINS_DB, same_ears(Audiogram(np.zeros(2), np.array([250, 8000]))), ChainSettings()))
     )
     for name in ("amplified", "reference_amplified"):
         assert takes[name].signal.shape == takes["remixed"].signal.shape
@@ -117,7 +119,9 @@ def test_spectrum_of_a_tone_is_its_level_in_its_third_octave() -> None:
 
 
 def test_gain_table_is_nal_r() -> None:
-    gains_db = stages.gain_table(same_ears(standard_audiogram("N3"))).query("ear == 'left'")["gain_db"]
+    gains_db = stages.gain_table(Setting(GAINS_DB, same_ears(standard_audiogram("N3")), ChainSettings())).query(
+        "ear == 'left'"
+    )["gain_db"]
     # Byrne and Dillon 1986 by hand: 0.05 (35 + 40 + 50) + 0.31 loss + k(f), never below 0 dB
     expected = np.maximum(6.25 + 0.31 * np.array([35, 35, 40, 50, 60, 65]) + [-17, -8, 1, -1, -2, -2], 0)
     np.testing.assert_allclose(gains_db, expected, atol=1e-9)

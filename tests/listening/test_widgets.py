@@ -3,7 +3,7 @@ import threading
 import numpy as np
 import pytest
 
-from cadenza_lib.chain.fitting import nalr_gain_db
+from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.data.listeners import BISGAARD_THRESHOLDS_DB_HL, standard_audiogram
 from cadenza_lib.listening.widgets import AudiogramWidget, LatestTask
 
@@ -13,7 +13,8 @@ def test_points_that_can_be_dragged_hold_all_that_nal_r_looks_at(name: str) -> N
     widget = AudiogramWidget()
     widget.show("left", standard_audiogram(name))
     np.testing.assert_array_equal(
-        nalr_gain_db(widget.listener().audiogram_left), nalr_gain_db(standard_audiogram(name))
+        PRESCRIPTIONS["nal_r"].gain_db(widget.listener().audiogram_left),
+        PRESCRIPTIONS["nal_r"].gain_db(standard_audiogram(name)),
     )
     assert not widget.listener().audiogram_right.levels.any()
 

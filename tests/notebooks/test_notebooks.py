@@ -19,6 +19,7 @@ from stubs import Inline
 from tolerances import LOUDNESS_LU
 
 from cadenza_lib.chain.fusion import ensemble, fuse
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import tiny_corpus
@@ -28,6 +29,7 @@ from cadenza_lib.runs.execution import run_study
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import OFFICIAL_COLUMNS, Settings
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.scoring.sweep import CANDIDATE_COLUMNS, search_and_test
 from cadenza_lib.separation.separators import load, save_checkpoint
 
@@ -61,7 +63,9 @@ def evaluations(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Run 03_evaluate on both bounds, without the output stage's clipping, and return where the scores lie."""
     root = tmp_path_factory.mktemp("evaluations")
     return {
-        system: run("03_evaluate", root / system, corpus=str(corpus), system=system, n_pairs=N_PAIRS, clip=False)
+        system: run(
+            "03_evaluate", root / system, corpus=str(corpus), system=system, n_pairs=N_PAIRS, output_stage="none"
+        )
         for system in ("oracle", "mixture")
     }
 
@@ -108,8 +112,8 @@ def test_00_tour_scores_an_excerpt_as_the_evaluation_does(corpus: Path, tmp_path
     fused = fuse([song.stems, song.mixture.expand(4, -1, -1) / 4], song.mixture, mixture_weight=0.15)
     scores = pd.read_csv(out / "scores.csv").set_index("output_level_db")
     for output_level_db in (0.0, -6.0, -12.0):
-        output = evaluation.enhance(song, fused, gains_db, listener, output_level_db=output_level_db)
-        expected = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, "scene_10001")
+        output = enhance(song, [fused], gains_db, listener, ChainSettings(output_level_db=output_level_db))
+        expected = score(output, reference_remix(song, gains_db), listener, "scene_10001")
         np.testing.assert_allclose(scores.loc[output_level_db, "haaqi"], expected.haaqi, rtol=0, atol=ROUNDING)
     assert (out / "00_tour.ipynb").stat().st_size < 5e6  # bytes
     check_report(out)
@@ -438,7 +442,7 @@ def test_06_report_puts_the_papers_systems_beside_ours_and_judges_its_claims(cor
     data, folders = Corpus(corpus), [tmp_path / label for label in systems]
     pairs = choose_pairs(data.split(SPLIT).scene_listeners)
     for (label, separator), folder in zip(systems.items(), folders, strict=True):
-        settings = Settings(str(corpus), SPLIT, label, clip=False, label=label)
+        settings = Settings(str(corpus), SPLIT, label, label, output_stage="none")
         evaluation.evaluate(data, separator, settings, pairs, folder, progress=False)
     out = run("06_report", tmp_path / "out", evaluations=[str(folder) for folder in folders])
     table = pd.read_csv(out / "table2.csv").set_index("system")

@@ -5,13 +5,13 @@ import pytest
 import soundfile
 import torch
 
-from cadenza_lib.chain import fusion
-from cadenza_lib.chain.fitting import Output, save_output
+from cadenza_lib.chain.output import Output, save_output
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
 from cadenza_lib.data.scenes import choose_pairs
-from cadenza_lib.scoring import evaluation
-from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
+from cadenza_lib.scoring.bases import PairBases, SceneBases
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation.separators import load
 
 HAAQI_TOLERANCE = 1e-6  # of the fast path to the full one through the FLAC file
@@ -20,10 +20,10 @@ BIT = 2.0**-15
 
 PER_STEM = ((0.1, 0.2, 0.3, 0.4), (0.4, 0.3, 0.2, 0.1), (0.5, 0.5, 0.5, 0.5))
 CANDIDATES = {
-    "no mixture": Candidate((0.5, 0.3, 0.2)),
-    "the paper's weight": Candidate((0.0, 1.0, 0.0), 0.15),
-    "the mixture alone, softer": Candidate((0.2, 0.2, 0.6), 1.0, -6.0),
-    "per stem": Candidate(PER_STEM, 0.3, 3.0),
+    "no mixture": ChainSettings(model_weights=(0.5, 0.3, 0.2)),
+    "the paper's weight": ChainSettings(model_weights=(0.0, 1.0, 0.0), mixture_weight=0.15),
+    "the mixture alone, softer": ChainSettings(model_weights=(0.2, 0.2, 0.6), mixture_weight=1.0, output_level_db=-6.0),
+    "per stem": ChainSettings(model_weights=PER_STEM, mixture_weight=0.3, output_level_db=3.0),
 }
 
 
@@ -40,36 +40,43 @@ def case(request):
     return song, estimates, corpus.gains_db(split.scenes[pair.scene]), split.listeners[pair.listener], pair.scene
 
 
-def _through_the_file(case, candidate, mixture_into, folder) -> Output:
-    """Enhance step by step, write the file, and read it back with another library."""
+def _through_the_file(case, candidate, folder) -> Output:
+    """Enhance by the whole chain, write the file, and read it back with another library."""
     song, estimates, gains_db, listener, _ = case
-    stems = fusion.combine(estimates, candidate.model_weights)
-    weight, level_db = candidate.mixture_weight, candidate.output_level_db
-    output = evaluation.enhance(song, stems, gains_db, listener, weight, level_db, candidate.clip, mixture_into)
+    output = enhance(song, estimates, gains_db, listener, candidate)
     samples, _ = soundfile.read(save_output(output, folder / "x"), dtype="float32")
-    return Output(np.ascontiguousarray(samples.T), output.clipped_share, candidate.clip)
+    return Output(np.ascontiguousarray(samples.T), output.clipped_share, output.is_16_bit)
 
 
-@pytest.mark.parametrize(("name", "mixture_into"), [*((name, "stems") for name in CANDIDATES), ("per stem", "downmix")])
-def test_the_fast_path_scores_what_the_file_scores(case, name, mixture_into, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        *((name, {}) for name in CANDIDATES),
+        ("per stem", {"mixture_into": "downmix"}),
+        ("no mixture", {"prescription": "camfit_linear", "output_stage": "soft_clip"}),
+    ],
+)
+def test_the_fast_path_scores_what_the_file_scores(case, name, changes, tmp_path):
     song, estimates, gains_db, listener, scene = case
-    candidate = CANDIDATES[name]
-    bases = PairBases(SceneBases(song, estimates, gains_db, name == "per stem", mixture_into), listener, scene)
-    expected = _through_the_file(case, candidate, mixture_into, tmp_path)
+    candidate = replace(CANDIDATES[name], **changes)
+    bases = PairBases(
+        SceneBases(song, estimates, gains_db, name == "per stem"), listener, scene, candidate.prescription
+    )
+    expected = _through_the_file(case, candidate, tmp_path)
     ours = bases.output(candidate)
     assert np.abs(ours.signal - expected.signal).max() <= BIT  # rounding may fall on the other side of a step
     assert np.mean(ours.signal != expected.signal) < 1e-4
-    reference = evaluation.reference_remix(song, gains_db)
-    full, fast = evaluation.score(expected, reference, listener, scene), bases.score(candidate)
+    full = score(expected, reference_remix(song, gains_db), listener, scene, candidate)
+    fast = bases.score(candidate)
     np.testing.assert_allclose(fast.haaqi, full.haaqi, rtol=0, atol=HAAQI_TOLERANCE)
     np.testing.assert_allclose(fast.clipped_share, full.clipped_share, rtol=0, atol=1e-4)
 
 
 def test_without_the_clip_the_fast_path_is_the_full_one_up_to_rounding(case, tmp_path):
     song, estimates, gains_db, listener, scene = case
-    candidate = replace(CANDIDATES["no mixture"], clip=False)
+    candidate = replace(CANDIDATES["no mixture"], output_stage="none")
     ours = PairBases(SceneBases(song, estimates, gains_db), listener, scene).output(candidate)
-    expected = _through_the_file(case, candidate, "stems", tmp_path)
+    expected = _through_the_file(case, candidate, tmp_path)
     np.testing.assert_allclose(ours.signal, expected.signal, rtol=0, atol=ROUNDING * np.abs(expected.signal).max())
 
 
@@ -77,31 +84,26 @@ def test_the_mixture_and_a_model_that_is_the_truth_are_the_bounds_of_every_sweep
     song, listener, gains_db = tiny_song(), tiny_listener(), torch.tensor([6.0, -10.0, 0.0, 3.0])
     bases = PairBases(SceneBases(song, [song.stems], gains_db), listener, "scene_1")
     for weight, system in ((0.0, "oracle"), (1.0, "mixture")):
-        expected = evaluation.enhance(song, load(system)(song), gains_db, listener, clip=False)
-        ours = bases.output(Candidate((1.0,), weight, clip=False))
+        expected = enhance(song, [load(system)(song)], gains_db, listener, ChainSettings(output_stage="none"))
+        ours = bases.output(ChainSettings(model_weights=(1.0,), mixture_weight=weight, output_stage="none"))
         np.testing.assert_allclose(ours.signal, expected.signal, rtol=0, atol=ROUNDING * np.abs(expected.signal).max())
 
 
 @pytest.mark.parametrize(
     ("candidate", "message"),
     [
-        (Candidate((1.0,)), "1 values for 2 models"),
-        (Candidate((0.5, 0.6)), "must have the sum 1"),
-        (Candidate((0.5, 0.5), 1.5), r"mixture_weight 1\.5 must lie between 0 and 1"),
-        (Candidate((0.5, 0.5), 0.1, 90.0), r"output_level_db 90\.0 must lie between -60 and 60"),
-        (Candidate(((1.0, 0.0, 1.0, 1.0), (0.0, 1.0, 0.0, 0.0))), "build them with per_stem"),
+        ({"model_weights": (1.0,)}, "1 values for 2 models"),
+        ({"model_weights": (0.5, 0.6)}, "must have the sum 1"),
+        ({"mixture_weight": 1.5}, r"mixture_weight 1\.5 must lie between 0 and 1"),
+        ({"output_level_db": 90.0}, r"output_level_db 90\.0 must lie between -60 and 60"),
+        ({"mixture_into": "ears"}, "mixture_into 'ears' is unknown; use one of stems, downmix"),
+        ({"prescription": "none"}, "amplified by 'nal_r', not 'none'"),
+        ({"output_stage": "louder"}, "output_stage 'louder' is unknown"),
+        ({"model_weights": ((1.0, 0.0, 1.0, 1.0), (0.0, 1.0, 0.0, 0.0))}, "build them with per_stem"),
     ],
 )
 def test_a_candidate_out_of_bounds_is_refused(candidate, message):
     song = tiny_song()
     bases = PairBases(SceneBases(song, [song.stems, song.stems], torch.zeros(4)), tiny_listener(), "scene_1")
     with pytest.raises(ParameterError, match=message):
-        bases.output(candidate)
-
-
-def test_an_unknown_place_for_the_mixture_is_refused():
-    song = tiny_song()
-    with pytest.raises(ParameterError, match="mixture_into 'ears' is unknown; use one of stems, downmix"):
-        SceneBases(song, [song.stems], torch.zeros(4), mixture_into="ears")
-    with pytest.raises(ParameterError, match="mixture_into 'ears' is unknown; use one of stems, downmix"):
-        evaluation.enhance(song, song.stems, torch.zeros(4), tiny_listener(), mixture_into="ears")
+        bases.output(ChainSettings(**candidate))

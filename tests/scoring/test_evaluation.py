@@ -16,6 +16,7 @@ from clarity.utils.signal_processing import compute_rms, resample
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
 from tolerances import HAAQI_PYCLARITY
 
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Corpus
@@ -23,7 +24,8 @@ from cadenza_lib.data.demo import open_corpus, tiny_corpus, tiny_song
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation
-from cadenza_lib.scoring.evaluation import PairScore, Settings
+from cadenza_lib.scoring.evaluation import Settings
+from cadenza_lib.scoring.pairs import PairReference, PairScore, score
 from cadenza_lib.separation.separators import load
 
 
@@ -81,8 +83,8 @@ def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
     stems = 0.6 * song.stems + 0.4 * load("mixture")(song)  # an imperfect separation
     gains_db = data.gains_db(scene)
 
-    output = evaluation.enhance(song, stems, gains_db, listener)
-    ours = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
+    output = enhance(song, [stems], gains_db, listener)
+    ours = score(output, reference_remix(song, gains_db), listener, pair.scene)
     expected = _recipe_score(song, stems, data.gains[scene.gain], listener, pair.scene, tmp_path / "x.flac")
     assert ours.haaqi == pytest.approx(expected, abs=HAAQI_PYCLARITY)
     assert ours.mean == pytest.approx(np.mean(expected), abs=HAAQI_PYCLARITY)
@@ -93,12 +95,15 @@ def test_parts_of_a_score_combine_to_it_and_a_kept_reference_gives_the_same(corp
     pair = choose_pairs(split.scene_listeners)[0]
     song, listener = corpus.at_ear_song(split, split.scenes[pair.scene]), split.listeners[pair.listener]
     gains_db = corpus.gains_db(split.scenes[pair.scene])
-    outputs = [evaluation.enhance(song, song.stems, gains_db, listener, 0.3, level_db) for level_db in (-3.0, 0.0)]
-    remixed = evaluation.reference_remix(song, gains_db)
-    kept = evaluation.PairReference(remixed, listener, pair.scene)
+    outputs = [
+        enhance(song, [song.stems], gains_db, listener, ChainSettings(mixture_weight=0.3, output_level_db=level_db))
+        for level_db in (-3.0, 0.0)
+    ]
+    remixed = reference_remix(song, gains_db)
+    kept = PairReference(remixed, listener, pair.scene)
     for output in outputs:
         values = kept.score(output).values()
-        assert values == evaluation.score(output, remixed, listener, pair.scene).values()
+        assert values == score(output, remixed, listener, pair.scene).values()
         named = dict(zip(evaluation.COLUMNS[3:], values, strict=True))
         for index, ear in enumerate(EARS):
             # Kates and Arehart 2016, equations of the combined model
@@ -126,14 +131,14 @@ def test_scoring_leaves_numpys_generator_as_it_was(corpus):
     np.random.seed(1)
     expected = np.random.random()
     np.random.seed(1)
-    output = evaluation.enhance(song, song.stems, gains_db, listener)
-    evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
+    output = enhance(song, [song.stems], gains_db, listener)
+    score(output, reference_remix(song, gains_db), listener, pair.scene)
     assert np.random.random() == expected
 
 
 def test_perfect_stems_without_the_clip_score_the_maximum(corpus, tmp_path):
     pairs = choose_pairs(corpus.split("train").scene_listeners)[:1]
-    settings = Settings(corpus.name, "train", "oracle", clip=False)
+    settings = Settings(corpus.name, "train", "oracle", output_stage="none")
     scores = evaluation.evaluate(corpus, load("oracle"), settings, pairs, tmp_path, progress=False)
     assert scores.loc[0, ["left_score", "right_score"]].min() > 0.995  # at most 0.999; one second is short
     assert (tmp_path / "enhanced_signals" / f"{pairs[0].scene}_{pairs[0].listener}_remix.wav").is_file()
@@ -160,7 +165,7 @@ def quick_score(monkeypatch):
         components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
         return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
 
-    monkeypatch.setattr(evaluation.PairReference, "score", level)
+    monkeypatch.setattr(PairReference, "score", level)
 
 
 @pytest.mark.usefixtures("quick_score")
@@ -249,7 +254,7 @@ def test_a_separator_of_this_process_alone_is_refused_for_several(corpus, tmp_pa
     monkeypatch.setattr(evaluation, "core_count", lambda: 2)
     pairs = choose_pairs(corpus.split("train").scene_listeners)
     settings = Settings(corpus.name, "train", "step 3")
-    with pytest.raises(ParameterError, match=r"separator 'step 3' lives in this process alone .*; evaluate with jobs"):
+    with pytest.raises(ParameterError, match=r"system 'step 3' lives in this process alone .*; evaluate with jobs"):
         evaluation.evaluate(corpus, lambda song: song.stems, settings, pairs, tmp_path, progress=False, jobs=2)
 
 
@@ -277,7 +282,7 @@ def test_an_ear_that_the_gains_silence_is_refused():
     stems = song.stems.clone()
     stems[:, 1] = 0
     with pytest.raises(AudioError, match="The remix of tiny is silent in at least one channel"):
-        evaluation.reference_remix(replace(song, stems=stems), torch.zeros(4))
+        reference_remix(replace(song, stems=stems), torch.zeros(4))
 
 
 def test_a_foreign_table_is_refused(tmp_path):
@@ -296,10 +301,10 @@ def test_a_score_of_silence_says_so(corpus, caplog):
     split = corpus.split("train")
     scene = split.scenes["scene_10001"]
     song = corpus.at_ear_song(split, scene)
-    reference = evaluation.reference_remix(song, corpus.gains_db(scene))
-    output = evaluation.enhance(song, song.stems, corpus.gains_db(scene), split.listeners["A"])
+    reference = reference_remix(song, corpus.gains_db(scene))
+    output = enhance(song, [song.stems], corpus.gains_db(scene), split.listeners["A"])
     output.signal[1] = 0
-    evaluation.score(output, reference, split.listeners["A"], "scene_10001")
+    score(output, reference, split.listeners["A"], "scene_10001")
     assert [record.getMessage() for record in caplog.records] == [
         "scene_10001 plays nothing to the right ear; its score is that of noise."
     ]

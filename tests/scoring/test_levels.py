@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import open_corpus, tiny_corpus
-from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring import levels as levels_module
 from cadenza_lib.scoring.levels import LEVEL_COLUMNS, crossed_pairs, evaluate_levels
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation.separators import load
 
 SYSTEMS = ["mixture", "oracle"]
@@ -49,8 +50,8 @@ def test_official_level_with_the_clip_is_the_official_score(corpus: Corpus, leve
         song = corpus.at_ear_song(split, split.scenes[pair.scene])
         gains_db, listener = corpus.gains_db(split.scenes[pair.scene]), split.listeners[pair.listener]
         for system in SYSTEMS:
-            output = evaluation.enhance(song, load(system)(song), gains_db, listener)
-            expected = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, pair.scene)
+            output = enhance(song, [load(system)(song)], gains_db, listener)
+            expected = score(output, reference_remix(song, gains_db), listener, pair.scene)
             for index, ear in enumerate(("left", "right")):
                 row = official.loc[(system, pair.listener, ear)]
                 # The same operations on the same numbers, but for the last digit, which pandas' reader may lose.
@@ -71,9 +72,9 @@ def test_a_stopped_run_goes_on_with_the_same_result(
 ) -> None:
     pairs = crossed_pairs(corpus.split("train"), 2, 1)
     scored = []
-    original = levels.PairReference
+    original = levels_module.PairReference
 
-    def stopping(*arguments: object) -> evaluation.PairReference:
+    def stopping(*arguments: object) -> object:
         scored.append(arguments[1])
         if len(scored) == 2:
             raise KeyboardInterrupt

@@ -2,20 +2,21 @@ import itertools
 import json
 import shutil
 from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cadenza_lib.chain import fusion
+from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import open_corpus, tiny_corpus
 from cadenza_lib.haaqi import Components
-from cadenza_lib.scoring import evaluation, sweep
-from cadenza_lib.scoring.bases import Candidate
-from cadenza_lib.scoring.evaluation import PairReference, PairScore
+from cadenza_lib.scoring import evaluation, kept, sweep
+from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.scoring.sweep import PairSet, Space, Sweep, candidate_of, grid, search, search_and_test, simplex_grid
 from cadenza_lib.separation.separators import load
 
@@ -47,9 +48,9 @@ def quick_score(monkeypatch):
 
 
 def test_a_sweep_scores_what_an_evaluation_scores(corpus, pairs, tmp_path):
-    candidate = Candidate((0.7, 0.3), 0.15, -6.0)
+    candidate = ChainSettings(model_weights=(0.7, 0.3), mixture_weight=0.15, output_level_db=-6.0)
     ours = Sweep(corpus, MODELS, tmp_path / "sweep", progress=False).scores([candidate], pairs)
-    settings = evaluation.Settings(corpus, "train", tuple(MODELS), 0.15, -6.0, model_weights=(0.7, 0.3))
+    settings = evaluation.Settings(corpus, "train", tuple(MODELS), **asdict(candidate))
     separator = fusion.ensemble([load(name) for name in MODELS], [0.7, 0.3])
     full = evaluation.evaluate(Corpus(corpus), separator, settings, pairs.pairs, tmp_path / "full", progress=False)
     assert len(ours) == len(full) == 2
@@ -69,7 +70,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs
     whole = Sweep(corpus, MODELS, tmp_path / "whole", progress=False).scores(candidates, pairs)
     assert len(quick_score) == len(whole) == 12 * 2
 
-    append = sweep.append_row
+    append = kept.append_row
     left = itertools.count(10, -1)
 
     def stop_after_ten(path, row):
@@ -77,11 +78,11 @@ def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs
             raise _StopAfterError
         append(path, row)
 
-    monkeypatch.setattr(sweep, "append_row", stop_after_ten)
+    monkeypatch.setattr(kept, "append_row", stop_after_ten)
     stopped = Sweep(corpus, MODELS, tmp_path / "stopped", progress=False)
     with pytest.raises(_StopAfterError):
         stopped.scores(candidates, pairs)
-    monkeypatch.setattr(sweep, "append_row", append)
+    monkeypatch.setattr(kept, "append_row", append)
     with (tmp_path / "stopped" / "scores.csv").open("a") as file:
         file.write('train,"[0.5, 0.5]",0.1')  # what a kill in the middle of a write leaves
     quick_score.clear()
@@ -91,7 +92,9 @@ def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs
 
 
 def test_what_has_been_scored_is_not_scored_again(corpus, pairs, quick_score, tmp_path):
-    candidate = Candidate((1 / 3, 2 / 3), 0.1)  # numbers that a table must keep to the last bit
+    candidate = ChainSettings(
+        model_weights=(1 / 3, 2 / 3), mixture_weight=0.1
+    )  # numbers that a table must keep to the last bit
     for _ in range(2):
         table = Sweep(corpus, MODELS, tmp_path, progress=False).scores([candidate, candidate], pairs)
     assert len(table) == 4
@@ -112,8 +115,8 @@ def test_an_executor_gives_the_same_table(corpus, pairs, tmp_path):
 @pytest.mark.usefixtures("quick_score")
 def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False)
-    with pytest.raises(ParameterError, match="holds results with mixture_into 'stems', not 'downmix'; choose another"):
-        Sweep(corpus, MODELS, tmp_path, "downmix", progress=False)
+    with pytest.raises(ParameterError, match=r"holds results with models .*; choose another"):
+        Sweep(corpus, MODELS[::-1], tmp_path, progress=False)
 
 
 def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
@@ -126,7 +129,7 @@ def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
 
 @pytest.mark.usefixtures("quick_score")
 def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
-    Sweep(corpus, MODELS, tmp_path, progress=False).scores([Candidate((1.0, 0.0))], pairs)
+    Sweep(corpus, MODELS, tmp_path, progress=False).scores([ChainSettings(model_weights=(1.0, 0.0))], pairs)
     path = tmp_path / "scores.csv"
     path.write_text(path.read_text().replace(",True,", ",perhaps,"))
     with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
@@ -165,7 +168,7 @@ class _Dead(Executor):
 def test_a_process_that_dies_is_told_in_one_sentence(corpus, pairs, tmp_path, when):
     dead = Sweep(corpus, MODELS, tmp_path, executor=_Dead(when), progress=False)
     with pytest.raises(ParameterError, match=rf"scored for {tmp_path} died, .*fewer jobs, which goes on"):
-        dead.scores([Candidate((1.0, 0.0))], pairs)
+        dead.scores([ChainSettings(model_weights=(1.0, 0.0))], pairs)
 
 
 @pytest.mark.usefixtures("quick_score")
@@ -240,13 +243,15 @@ def test_uniform_numbers_stand_for_uniform_weights_and_back(per_stem):
 @pytest.mark.parametrize("corner", simplex_grid(3, 2))
 def test_borders_of_the_simplex_are_found_again(corner):
     space = Space(3)
-    assert space.candidate(space.values(Candidate(corner, 0.1))).model_weights == pytest.approx(corner)
+    assert space.candidate(
+        space.values(ChainSettings(model_weights=corner, mixture_weight=0.1))
+    ).model_weights == pytest.approx(corner)
 
 
 class _Stub:
     """A sweep whose score is a known function with its maximum inside: what it finds can be checked."""
 
-    BEST = Candidate((0.2, 0.5, 0.3), 0.15, -4.0)
+    BEST = ChainSettings(model_weights=(0.2, 0.5, 0.3), mixture_weight=0.15, output_level_db=-4.0)
 
     def __init__(self, out_dir, stop_after=None):
         self.out_dir, self.stop_after = out_dir, stop_after
@@ -282,7 +287,7 @@ def test_the_search_comes_nearer_to_the_maximum_of_a_known_function_than_chance(
 
 
 def test_the_search_begins_with_the_candidate_it_is_given(tmp_path):
-    start = Candidate((0.25, 0.25, 0.5), 0.15, -3.0)
+    start = ChainSettings(model_weights=(0.25, 0.25, 0.5), mixture_weight=0.15, output_level_db=-3.0)
     first = search(_Stub(tmp_path), PAIRS, SPACE, 3, start=start)[0]
     assert first.model_weights == pytest.approx(start.model_weights)
     assert (first.mixture_weight, first.output_level_db) == (0.15, -3.0)
@@ -347,8 +352,13 @@ def test_a_search_without_trials_is_an_error(n_trials, tmp_path):
 
 
 def test_candidates_survive_a_table(tmp_path):
-    candidates = [Candidate((1 / 3, 2 / 3), 0.1), Candidate(((0.1, 0.9), (0.9, 0.1)), 0.2, -3.0, False)]
-    rows = [(json.dumps(one.model_weights), one.mixture_weight, one.output_level_db, one.clip) for one in candidates]
+    candidates = [
+        ChainSettings(model_weights=(1 / 3, 2 / 3), mixture_weight=0.1),
+        ChainSettings(
+            model_weights=((0.1, 0.9), (0.9, 0.1)), mixture_weight=0.2, output_level_db=-3.0, output_stage="none"
+        ),
+    ]
+    rows = [asdict(candidate) | {"model_weights": json.dumps(candidate.model_weights)} for candidate in candidates]
     pd.DataFrame(rows, columns=list(sweep.CANDIDATE_COLUMNS)).to_csv(tmp_path / "x.csv")
     table = pd.read_csv(tmp_path / "x.csv")
     assert [candidate_of(row) for _, row in table.iterrows()] == candidates

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from recipes.cad_icassp_2024.generate_dataset import generate_at_mic_musdb18 as recipe
 
-from cadenza_lib.chain.fitting import listener_firs
+from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.data.corpus import Corpus
@@ -120,7 +120,9 @@ def test_gains_and_listener_belong_to_the_scene(corpus):
     for scene in training_scenes(corpus, split):
         batch = _segments(corpus, [scene]).batch(0, range(4))
         assert torch.equal(batch.gains_db, corpus.gains_db(scene.scene).float().expand(4, -1))
-        firs = [listener_firs(split.listeners[name]).float() for name in split.scene_listeners[scene.name]]
+        firs = [
+            PRESCRIPTIONS["nal_r"].firs(split.listeners[name]).float() for name in split.scene_listeners[scene.name]
+        ]
         assert all(any(torch.equal(item, fir) for fir in firs) for item in batch.firs)
 
 

@@ -5,14 +5,15 @@ from clarity.enhancer.nalr import NALR
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
 from signals import ten_kinds
 
-from cadenza_lib.chain.fitting import amplify, finish, listener_firs
-from cadenza_lib.chain.remix import remix
+from cadenza_lib.chain.fitting import PRESCRIPTIONS
+from cadenza_lib.chain.pipeline import STAGES, enhance, remix, stage_signals
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.listeners import ear_audiogram
-from cadenza_lib.scoring.evaluation import score
-from cadenza_lib.training.targets import STAGES, TargetLoss, stage_signals
+from cadenza_lib.scoring.pairs import score
+from cadenza_lib.training.targets import TargetLoss
 
 RECIPE = 1e-6  # what the targets must equal the recipe to
 GAINS_DB = {"vocals": 6, "drums": -10, "bass": 3, "other": 0}
@@ -59,7 +60,7 @@ def _recipe_signals(stems: torch.Tensor, mixture: torch.Tensor, stage: str, per_
 def test_the_loss_equals_the_l1_of_the_recipes_signals(stage, per_stem):
     estimate, truth, mixture = _scene()
     ours, parts = TargetLoss((stage,), per_stem=per_stem)(
-        estimate, truth, _gains(), mixture, listener_firs(tiny_listener())
+        estimate, truth, _gains(), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener())
     )
     difference = _recipe_signals(estimate, mixture, stage, per_stem) - _recipe_signals(truth, mixture, stage, per_stem)
     expected = np.mean([np.abs(part).mean() for part in (difference if per_stem else [difference])])
@@ -73,7 +74,7 @@ def test_the_loss_equals_the_l1_of_the_recipes_signals(stage, per_stem):
 def test_perfect_stems_have_no_loss(stage, per_stem):
     _, truth, mixture = _scene()
     loss, _ = TargetLoss((stage,), per_stem=per_stem)(
-        truth.clone(), truth, _gains(), mixture, listener_firs(tiny_listener())
+        truth.clone(), truth, _gains(), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener())
     )
     assert loss.item() == 0
 
@@ -81,7 +82,7 @@ def test_perfect_stems_have_no_loss(stage, per_stem):
 def test_stems_of_the_last_stages_sum_to_the_signal_of_the_sum():
     estimate, _, mixture = _scene()
     apart, together = (
-        stage_signals(estimate, _gains(), mixture, listener_firs(tiny_listener()), per_stem)
+        stage_signals(estimate, _gains(), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener()), per_stem)
         for per_stem in (True, False)
     )
     for stage in STAGES:
@@ -93,14 +94,14 @@ def test_errors_that_cancel_in_the_sum_are_seen_only_per_stem():
     estimate = truth.clone()
     estimate[0] += 0.1
     estimate[1] -= 0.1
-    arguments = (estimate, truth, torch.zeros(4), mixture, listener_firs(tiny_listener()))
+    arguments = (estimate, truth, torch.zeros(4), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener()))
     assert TargetLoss(("downmix",), per_stem=True)(*arguments)[0].item() == pytest.approx(0.05)  # 0.1 in two of four
     assert TargetLoss(("downmix",), per_stem=False)(*arguments)[0].item() < 1e-12
 
 
 def test_targets_are_combined_with_their_weights():
     estimate, truth, mixture = _scene()
-    arguments = (estimate, truth, _gains(), mixture, listener_firs(tiny_listener()))
+    arguments = (estimate, truth, _gains(), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener()))
     total, parts = TargetLoss(("amplified", "stems"), (0.25, 2.0))(*arguments)
     alone = {stage: TargetLoss((stage,))(*arguments)[0] for stage in ("stems", "amplified")}
     assert parts == alone
@@ -109,7 +110,9 @@ def test_targets_are_combined_with_their_weights():
 
 def test_a_batch_has_the_mean_loss_of_its_items_each_with_its_own_listener():
     (estimate, truth, mixture), other = _scene(), tiny_song(2.0)
-    firs = torch.stack([listener_firs(tiny_listener()), listener_firs(tiny_listener()).flip(0)])
+    firs = torch.stack(
+        [PRESCRIPTIONS["nal_r"].firs(tiny_listener()), PRESCRIPTIONS["nal_r"].firs(tiny_listener()).flip(0)]
+    )
     gains_db = torch.stack([_gains(), -_gains()])
     estimates = torch.stack([estimate, 0.5 * other.stems])
     truths, mixtures = torch.stack([truth, other.stems]), torch.stack([mixture, other.mixture])
@@ -131,7 +134,7 @@ def test_gradients_are_finite_where_there_is_silence(silent, dtype):
     if silent == "everything":
         truth[:], mixture[:] = 0, 0
     estimate.requires_grad_()
-    loss, _ = TargetLoss(STAGES)(estimate, truth, _gains(), mixture, listener_firs(tiny_listener()))
+    loss, _ = TargetLoss(STAGES)(estimate, truth, _gains(), mixture, PRESCRIPTIONS["nal_r"].firs(tiny_listener()))
     loss.backward()
     assert loss.isfinite()
     assert estimate.grad is not None
@@ -143,7 +146,7 @@ def test_gradients_are_finite_where_there_is_silence(silent, dtype):
 def test_the_gradient_is_that_of_finite_differences(stage, per_stem):
     estimate, truth, mixture = _scene(0.5)
     estimate.requires_grad_()
-    loss, firs = TargetLoss((stage,), per_stem=per_stem), listener_firs(tiny_listener())
+    loss, firs = TargetLoss((stage,), per_stem=per_stem), PRESCRIPTIONS["nal_r"].firs(tiny_listener())
     loss(estimate, truth, _gains(), mixture, firs)[0].backward()
     direction = estimate.grad.sign()  # the steepest, so that the kinks of the L1 matter little
     with torch.no_grad():
@@ -158,7 +161,7 @@ def test_the_gradient_is_that_of_finite_differences(stage, per_stem):
 def _batch(duration_s: float = 1.0) -> dict[str, object]:
     """Return what a loss takes beside the estimate: one item."""
     _, truth, mixture = (signal[None].float() for signal in _scene(duration_s))
-    firs = listener_firs(tiny_listener())[None].float()
+    firs = PRESCRIPTIONS["nal_r"].firs(tiny_listener())[None].float()
     return {
         "truth": truth,
         "gains_db": _gains()[None].float(),
@@ -173,9 +176,8 @@ def test_the_haaqi_target_is_one_minus_the_score_of_the_evaluation():
     batch = _batch(2.0)
     estimate = 0.5 * batch["truth"] + 0.5 * batch["mixture"][:, None] / 4
     loss, parts = TargetLoss(("haaqi",))(estimate, **batch)
-    output = finish(
-        amplify(remix(estimate[0].double(), _gains(), batch["mixture"][0].double()), listener_firs(tiny_listener()))
-    )
+    song = AtEarSong("song", batch["truth"][0].double(), batch["mixture"][0].double())
+    output = enhance(song, [estimate[0].double()], _gains(), tiny_listener())
     reference = remix(batch["truth"][0].double(), _gains(), batch["mixture"][0].double())
     official = score(output, reference, tiny_listener(), "scene_10001").mean
     assert 0.2 < official < 0.9

@@ -1,0 +1,239 @@
+"""The chain from estimated stems to what the hearing aids play, put together once, in the order of the challenge.
+
+    fuse -> gains -> downmix -> loudness of the mixture -> prescription -> 32 kHz -> level -> output stage
+
+Enhancement, its reference, output levels, linear bases, training targets and the tour all use these functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cadenza_lib.audio.loudness import loudness_matching_gain
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import filter_ears, prescription
+from cadenza_lib.chain.fusion import ModelWeights, add_mixture, check_fit, combine
+from cadenza_lib.chain.output import Output, output_stage, play
+from cadenza_lib.chain.remix import MIXTURE_PLACES, apply_gains, downmix, mixture_scale
+from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
+from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.core.files import as_tuples
+from cadenza_lib.data.corpus import AtEarSong, check_not_silent
+from cadenza_lib.data.listeners import Listener
+
+__all__ = [
+    "STAGES",
+    "ChainSettings",
+    "amplify",
+    "at_output_rate",
+    "enhance",
+    "finish",
+    "reference_remix",
+    "remix",
+    "stage_signals",
+]
+
+_BLOCK = 1 << 16  # samples that are remixed at a time: minutes of stems need not be there once more, with their gains
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainSettings:
+    """The settings of the chain; the defaults are the official ones.
+
+    Raises
+    ------
+    ParameterError
+        If the weight of the mixture or the level lies outside its bounds, or the place of the mixture is unknown.
+    """
+
+    model_weights: ModelWeights | None = None  # `(model,)` or `(model, stem)`, on the simplex; None: equal
+    mixture_weight: float = 0.0  # share of the mixture, from 0 to 1; the paper's best is 0.15
+    mixture_into: str = "stems"  # or "downmix", see `fusion`
+    prescription: str = "nal_r"  # see `fitting.PRESCRIPTIONS`
+    output_level_db: float = 0.0  # gain before the output stage
+    output_stage: str = "hard_clip"  # see `output.OUTPUT_STAGES`
+
+    def __post_init__(self) -> None:
+        """Make tuples of lists, which JSON and notebooks have, and refuse what lies out of bounds."""
+        object.__setattr__(self, "model_weights", as_tuples(self.model_weights))
+        if not 0 <= self.mixture_weight <= 1:
+            raise ParameterError(f"mixture_weight {self.mixture_weight} must lie between 0 and 1.")
+        if self.mixture_into not in MIXTURE_PLACES:
+            raise ParameterError(
+                f"mixture_into {self.mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}."
+            )
+        if not -60 <= self.output_level_db <= 60:
+            raise ParameterError(f"output_level_db {self.output_level_db} must lie between -60 and 60 dB.")
+
+
+OFFICIAL = ChainSettings()
+"""The chain of the challenge's baseline."""
+
+
+def remix(
+    stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSettings = OFFICIAL, sample_rate: int = SAMPLE_RATE
+) -> Tensor:
+    """Return the remix of combined stems and mixture at the loudness of the mixture, before amplification.
+
+    The result has the higher precision of stems and gains.
+
+    Shape:
+        - stems: `(..., stem, channel, time)`
+        - gains_db: `(..., stem)`
+        - mixture, result: `(..., channel, time)`
+
+    Raises
+    ------
+    AudioError
+        If the shapes do not fit.
+    """
+    scale = mixture_scale(gains_db.to(mixture.device), settings.mixture_into)[..., None, None]
+    check_fit(stems, mixture)
+    dtype = torch.promote_types(stems.dtype, gains_db.dtype)
+    batch = torch.broadcast_shapes(stems.shape[:-3], gains_db.shape[:-1], mixture.shape[:-2])
+    mixed = torch.empty(*batch, *mixture.shape[-2:], dtype=dtype, device=stems.device)
+    for start in range(0, mixed.shape[-1], _BLOCK):
+        part = (..., slice(start, start + _BLOCK))
+        summed = downmix(apply_gains(stems[part], gains_db))
+        mixed[part] = add_mixture(summed, scale * mixture[part].to(dtype), settings.mixture_weight)
+    gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)  # after which the wide mixture can go
+    return mixed * gain
+
+
+def reference_remix(song: AtEarSong, gains_db: Tensor) -> Tensor:
+    """Return the remix of the true stems, before amplification, `(ear, time)`.
+
+    Raises
+    ------
+    AudioError
+        If the gains leave an ear silent, so that the presentation level is undefined.
+    """
+    remixed = remix(song.stems, gains_db, song.mixture)
+    check_not_silent(remixed, f"The remix of {song.name}")
+    return remixed
+
+
+def amplify(remixed: Tensor, listener: Listener, settings: ChainSettings = OFFICIAL) -> Tensor:
+    """Return a remix `(..., ear, time)` as the prescription amplifies it, `FIR_ORDER` samples longer.
+
+    Raises
+    ------
+    ParameterError
+        If the prescription is unknown.
+    """
+    return prescription(settings.prescription).amplify(remixed, listener)
+
+
+def at_output_rate(amplified: Tensor) -> Tensor:
+    """Resample what is amplified, `(..., ear, time)` at 44.1 kHz, to the rate of the output."""
+    return torch.from_numpy(resample(amplified.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE))
+
+
+def finish(resampled: Tensor, settings: ChainSettings = OFFICIAL) -> Output:
+    """Return what the hearing aids play of what is amplified, `(ear, time)` at the rate of the output.
+
+    Raises
+    ------
+    ParameterError
+        If the output stage is unknown.
+    """
+    return play(resampled.numpy(), settings.output_level_db, output_stage(settings.output_stage))
+
+
+def enhance(
+    song: AtEarSong,
+    estimates: Sequence[Tensor],
+    gains_db: Tensor,
+    listener: Listener,
+    settings: ChainSettings = OFFICIAL,
+) -> Output:
+    """Return what the listener's hearing aids play: the whole chain.
+
+    Parameters
+    ----------
+    song
+        At the ears.
+    estimates
+        Its stems as each model estimates them, `(stem, channel, time)`.
+    gains_db
+        Gains of the scene, `(stem,)`.
+    listener
+        Who listens.
+    settings
+        Of the chain.
+
+    Raises
+    ------
+    ParameterError
+        If the weights do not fit the models, or the prescription or the output stage is unknown.
+    AudioError
+        If the shapes do not fit.
+    """
+    remixed = remix(combine(estimates, settings.model_weights), gains_db, song.mixture, settings)
+    return finish(at_output_rate(amplify(remixed, listener, settings)), settings)
+
+
+STAGES = ("stems", "gained", "downmix", "normalised", "amplified")
+"""The stages of the chain up to the output, which can be training targets, in their order."""
+
+
+def stage_signals(
+    stems: Tensor,
+    gains_db: Tensor,
+    mixture: Tensor,
+    firs: Tensor,
+    per_stem: bool = True,
+    last: str = STAGES[-1],
+    sample_rate: int = SAMPLE_RATE,
+) -> dict[str, Tensor]:
+    """Return stems, estimated or true, at each stage of the chain up to `last`; differentiable.
+
+    With `per_stem`, the stem's share of the signal at the stage, which is defined because every stage is linear in the
+    stems but for one loudness gain: at `downmix`, which only sums, that is the gained stem. Without, the sum of the
+    four at the stage: at `stems` with no gains applied, and at `gained` the downmix.
+
+    Parameters
+    ----------
+    stems
+        At the ears.
+    gains_db
+        Gains of the scene.
+    mixture
+        At the ears; its loudness is what the downmix is brought to. It is not the sum of the stems.
+    firs
+        Filters of the listener, as from `fitting.FirPrescription.firs`.
+    per_stem
+        Whether the stems stay apart.
+    last
+        The last stage that is computed, one of `STAGES`.
+    sample_rate
+        Of stems and mixture in Hz.
+
+    Shape:
+        - stems: `(..., stem, channel, time)`
+        - gains_db: `(..., stem)`
+        - mixture: `(..., channel, time)`
+        - firs: `(..., channel, tap)`
+        - result: each `(..., stem, channel, time)`, or `(..., channel, time)` without `per_stem`;
+          `amplified` is longer by `tap - 1`
+
+    >>> stems = torch.randn(4, 2, 22050)
+    >>> firs = torch.ones(2, 1)
+    >>> signals = stage_signals(stems, torch.zeros(4), stems.sum(0), firs)
+    >>> torch.allclose(signals["amplified"], stems, atol=1e-5)  # nothing to change: gains 0 dB, loudness right
+    True
+    """
+    computed = STAGES[: STAGES.index(last) + 1]
+    signals = {"stems": stems if per_stem else downmix(stems)}
+    if "gained" in computed:
+        gained = apply_gains(stems, gains_db)
+        mixed = downmix(gained)
+        signals["gained"] = signals["downmix"] = gained if per_stem else mixed
+    if "normalised" in computed:
+        gain = loudness_matching_gain(mixed, mixture, sample_rate)  # (..., 1, 1)
+        signals["normalised"] = gained * gain.unsqueeze(-3) if per_stem else mixed * gain
+    if "amplified" in computed:
+        signals["amplified"] = filter_ears(signals["normalised"], firs.unsqueeze(-3) if per_stem else firs)
+    return signals
