@@ -80,7 +80,7 @@ class PersonalFitting:
 
 
 def optimise_fusion(
-    pairs: Sequence[PairBases], start: ChainSettings = OFFICIAL, steps: int = 15, excerpt_s: float = 4.0
+    pairs: Sequence[PairBases], steps: int = 15, excerpt_s: float = 4.0, start: ChainSettings = OFFICIAL
 ) -> PersonalFusion:
     """Raise the mean HAAQI of a listener's scenes by gradient ascent (Adam) on weights and output level.
 
@@ -90,12 +90,12 @@ def optimise_fusion(
     ----------
     pairs
         The scenes, with one weight for each model, and the listener.
-    start
-        What is not varied: prescription, place of the mixture, and output stage.
     steps
         Each costs a score with its gradient for each scene.
     excerpt_s
         Seconds from the middle of each scene that are scored, 0: all of it. Loudness is that of the whole scene.
+    start
+        What is not varied: prescription, place of the mixture, and output stage.
 
     Raises
     ------
@@ -243,7 +243,7 @@ def compare_settings(
                 ]
                 for on in (search, test)
             )
-            fusion = optimise_fusion(before, fixed, steps, excerpt_s)
+            fusion = optimise_fusion(before, steps, excerpt_s, fixed)
             fitting = optimise_fitting(before, fixed, steps, excerpt_s)
             scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
             learned = _Learned(fusion.candidate, fitting, scores)
