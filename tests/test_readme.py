@@ -1,19 +1,22 @@
-"""The README is true: its files exist, its example runs, and so does every command, in its order.
+"""The documents are true: their files and modules exist, the example runs, and so does every command, in its order.
 
-Commands run in a folder that looks like the repository, with `my_corpus` of a few half seconds in it. They run as they
-stand but for what `runnable` does; those in `ELSEWHERE` are run by something else, which is named.
+Commands run in a folder that looks like the repository and contains `my_corpus`, a corpus of half seconds. They run as
+printed, except for the replacements in `runnable`. Commands in `ELSEWHERE` are run by something else, which is named.
 """
 
+import importlib.util
 import os
 import re
 import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 from stubs import POINT_CELLS, POINT_PARAMETERS, write_notebook
+from test_imports import ROOMS
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.files import write_json
@@ -24,13 +27,30 @@ from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.separation.separators import load
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "data/README.md", "notebooks/README.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
+TRAIN = ".venv/bin/python data/train_demo.py --architecture"
 ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
+    "make lint": (".ci/run", "make lint"),
+    "make test-plain-cpu": (".ci/run", "make test-plain-cpu"),
+    "make test-lowest": (".ci/run", "make test-lowest"),
+    "make faults": ("Makefile", "tests/faults/campaign.py"),  # tests/faults runs a short form of the campaign
+    "make env": ("Makefile", "demo: env"),
     "make lab": ("Makefile", "jupyter lab --ip 127.0.0.1"),  # the browser tests work in a JupyterLab of their own
     ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", 'dev = ["cadenza-companion[cluster]"'),  # make env
+    # The cards of the networks record that these commands trained them.
+    f"{TRAIN} hdemucs --steps 2000 --out demo_hdemucs_stage1.safetensors": (
+        "data/demo_hdemucs.json",
+        "--architecture hdemucs --steps 2000 --songs 64",
+    ),
+    f"{TRAIN} hdemucs_masked --init demo_hdemucs_stage1.safetensors --remix-weight 0.02 --learning-rate 7e-4"
+    " --ema-decay 0.98 --steps 250 --songs 32 --seed 1 --out data/demo_hdemucs.safetensors": (
+        "data/demo_hdemucs.json",
+        "--architecture hdemucs_masked --steps 250 --songs 32",
+    ),
 }
 SHORTER = {
     '.venv/bin/papermill notebooks/03_evaluate.ipynb out.ipynb -p system mixture -p out_dir "$PWD/runs/mixture"': (
@@ -49,40 +69,42 @@ steps:
 """
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+def commands(document: str) -> list[str]:
+    """Return the commands of a document in their order, without comments, each on one line."""
+    blocks = re.findall(r"```bash\n(.*?)```", TEXTS[document], flags=re.DOTALL)
+    blocks = [re.sub(r"\s*\\\n\s*", " ", block) for block in blocks]
     lines = [re.sub(r"\s+# .*", "", line) for block in blocks for line in block.splitlines()]
     return [line for line in lines if line]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the repository's parts, real data, a finished evaluation, and songs to import."""
-    folder = tmp_path_factory.mktemp("readme")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with the repository's parts, real data, an archive of it, scores, and songs to import."""
     for name in ("cadenza_lib", "notebooks", "tests", "data"):
-        (folder / name).symlink_to(ROOT / name)
-    (folder / ".venv").symlink_to(sys.prefix)
-    corpus = Corpus(tiny_corpus(folder / "my_corpus", 0.5))
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    corpus = Corpus(tiny_corpus(tmp_path / "my_corpus", 0.5))
     write_json(corpus.metadata / "scene_listeners.train.json", {scene: ["A"] for scene in corpus.split("train").scenes})
-    shutil.copytree(corpus.root, folder / "other_corpus")
-    corpus = Corpus(folder / "other_corpus")
+    with tarfile.open(tmp_path / "cad_icassp_2024_core.v1.1.tgz", "w:gz") as archive:
+        archive.add(corpus.metadata / "gains.json", "metadata/gains.json")
+    shutil.copytree(corpus.root, tmp_path / "other_corpus")
+    corpus = Corpus(tmp_path / "other_corpus")
     pairs = choose_pairs(corpus.split("train").scene_listeners)
     settings = Settings(str(corpus.root), "train", "mixture")
-    evaluation = folder / "runs/my_evaluation"
-    evaluate(corpus, load("mixture"), settings, pairs, evaluation, progress=False)
-    shutil.copy(evaluation / "scores.csv", folder)
-    shutil.copy(corpus.metadata / "listeners.train.json", folder / "listeners.valid.json")
+    evaluate(corpus, load("mixture"), settings, pairs, tmp_path / "runs/my_evaluation", progress=False)
+    shutil.copy(tmp_path / "runs/my_evaluation/scores.csv", tmp_path)
+    shutil.copy(corpus.metadata / "listeners.train.json", tmp_path / "listeners.valid.json")
     song = sorted(corpus.root.glob("**/vocals.wav"))[0].parent
-    files = [str((song / f"{stem}.wav").relative_to(folder)) for stem in STEMS]
-    (folder / "songs.csv").write_text(f"song,{','.join(STEMS)}\nMine,{','.join(files)}\n")
-    write_notebook(folder / "small/point.ipynb", POINT_PARAMETERS, *POINT_CELLS)
-    (folder / "small/studies").mkdir()
-    (folder / "small/studies/small.yaml").write_text(STUDY)
-    return folder
+    files = [str((song / f"{stem}.wav").relative_to(tmp_path)) for stem in STEMS]
+    (tmp_path / "songs.csv").write_text(f"song,{','.join(STEMS)}\nMine,{','.join(files)}\n")
+    write_notebook(tmp_path / "small/point.ipynb", POINT_PARAMETERS, *POINT_CELLS)
+    (tmp_path / "small/studies").mkdir()
+    (tmp_path / "small/studies/small.yaml").write_text(STUDY)
+    return tmp_path
 
 
 def runnable(command: str, folder: Path, port: int) -> str:
-    """Return a command of the README with addresses and paths that are there, and less to do."""
+    """Return a command of a document with existing addresses and paths, and less to do."""
     line = command.replace("/path/to", str(folder)).replace("HOST", "127.0.0.1").replace("8786", str(port))
     line = line.replace("--nworkers 16", "--nworkers 1 --no-nanny").replace("n_pairs 10", "n_pairs 4")
     if "--dry-run" not in line:  # make demo runs the demo's study, here it is one of two points
@@ -90,14 +112,15 @@ def runnable(command: str, folder: Path, port: int) -> str:
     return line + SHORTER.get(command, "")
 
 
-def test_every_command_of_the_readme_runs(folder: Path) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_command_runs(document: str, folder: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started: list[subprocess.Popen[bytes]] = []
     try:
-        for command in commands():
+        for command in commands(document):
             if command in ELSEWHERE:
                 file, text = ELSEWHERE[command]
                 assert text in (ROOT / file).read_text(encoding="utf-8")
@@ -118,17 +141,40 @@ def test_every_command_of_the_readme_runs(folder: Path) -> None:
         for process in reversed(started):
             process.terminate()
             process.wait()
-    assert len(started) == len(GOES_ON)
+
+
+def test_no_exception_for_a_command_is_stale() -> None:
+    printed = [command for document in DOCUMENTS for command in commands(document)]
+    assert {*ELSEWHERE, *SHORTER} <= set(printed)
+    assert all(any(command.startswith(start) for command in printed) for start in GOES_ON)
 
 
 def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", TEXTS["README.md"], flags=re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})
     left, right = map(float, re.findall(r"^\((\S+), (\S+)\) ", capsys.readouterr().out)[0])
     assert 0 < right < left < 1  # the listener of the example hears worse on the right
 
 
-def test_every_file_the_readme_names_exists() -> None:
-    named = set(re.findall(r"(?:notebooks|data|tests)/[\w/.-]+\.\w+", README))
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_is_named_exists(document: str) -> None:
+    named = set(re.findall(r"(?<![\w./])(?:cadenza_lib|notebooks|data|tests)/[\w/.-]+\.\w+", TEXTS[document]))
     assert named
-    assert not [name for name in named if not (ROOT / name).exists()]
+    assert not [name for name in named if not any((root / name).exists() for root in (ROOT, ROOT / "cadenza_lib"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_module_that_is_named_exists(document: str) -> None:
+    named = set(re.findall(r"`(cadenza_lib(?:\.\w+)*)`", TEXTS[document]))
+    assert not [name for name in named if importlib.util.find_spec(name) is None]
+
+
+def test_the_readme_lists_the_rooms_in_their_order() -> None:
+    rooms = re.findall(r"^\| `(\w+)` \|", TEXTS["README.md"], flags=re.MULTILINE)
+    assert rooms == list(ROOMS)
+
+
+def test_every_notebook_and_study_is_listed() -> None:
+    for path in [*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/studies/*.yaml")]:
+        name = path.stem if path.suffix == ".ipynb" else path.name
+        assert f"`{name}`" in TEXTS["notebooks/README.md"], name

@@ -215,7 +215,7 @@ def test_help_tells_type_default_and_meaning_of_every_parameter(
 
 
 def prose(path: Path) -> str:
-    """Return the prose of a notebook or Markdown file: text for people, comments included."""
+    """Return the prose of a notebook, with its comments, or the whole text of another file."""
     if path.suffix != ".ipynb":
         return path.read_text(encoding="utf-8")
     notebook = nbformat.read(path, as_version=4)
@@ -230,24 +230,24 @@ def prose(path: Path) -> str:
 
 
 def misspelled(text: str) -> str:
-    """Return what codespell has to say of a text."""
+    """Return the report of codespell on a text, empty if it finds no error."""
     command = [sys.executable, "-m", "codespell_lib", "--builtin", "clear,rare", "--ignore-words-list", "firs", "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True).stdout
 
 
+DOCUMENTS = sorted([*FOLDER.parent.glob("*.md"), *FOLDER.parent.glob("data/*.md"), *FOLDER.glob("*.md"), *NOTEBOOKS])
+
+
 def test_prose_is_spelled_correctly() -> None:
-    root = FOLDER.parent
-    documents = [*root.glob("*.md"), *root.glob("data/*.md"), *FOLDER.glob("*.md"), *NOTEBOOKS]
+    documents = [*DOCUMENTS, *FOLDER.glob("studies/*.yaml"), FOLDER.parent / "CITATION.cff"]
     assert misspelled("The recieved signal.\n"), "codespell finds nothing at all"
     assert misspelled("\n".join(map(prose, documents))) == ""
 
 
-LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")  # and of images
 
 
-@pytest.mark.parametrize(
-    "document", [*NOTEBOOKS, *FOLDER.parent.glob("*.md"), FOLDER / "EXPERIMENTS.md"], ids=lambda x: x.name
-)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(FOLDER.parent)))
 def test_links_lead_somewhere(document: Path) -> None:
     for target in LINK.findall(prose(document)):
         if re.match(r"[a-z]+:", target):
