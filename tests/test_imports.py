@@ -35,7 +35,7 @@ ROOMS = {
         "torch",
     ),
     "scoring": ("pairs", "kept", "evaluation", "bases", "sweep", "submission", "levels"),
-    "training": ("targets", "segments", "files", "finetuning"),
+    "training": ("targets", "segments", "files", "launch", "finetuning"),
     "analysis": ("statistics", "mixed", "tables", "comparisons", "personal", "causes"),
     "figures": ("common", "sound", "systems", "listeners"),
     "listening": ("player", "stages", "widgets", "explore"),

@@ -8,7 +8,7 @@ moment goes on from there, and on the CPU ends with the weights of an unbroken r
     out_dir/  validation/step_<n>/    scores.csv and enhanced signals, as `evaluation.evaluate` writes them
               best.safetensors        the validated weights with the highest HAAQI (lowest loss if n_valid_pairs is 0)
               last.safetensors        those after the last step; each with a JSON card, both for `separation.load`
-              config.json, metrics.jsonl, result.json: see `training_files`
+              config.json, metrics.jsonl, result.json: see `training.files`
 
 Several processes: `devices` of the configuration, or, on one machine or many, this module under torchrun:
 
@@ -20,14 +20,12 @@ import copy
 import importlib.util
 import json
 import logging
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -38,7 +36,6 @@ from cadenza_lib import __version__
 from cadenza_lib.core.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.core.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
 from cadenza_lib.core.identity import digest, results_lock
-from cadenza_lib.core.processes import child_environment
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import Settings, evaluate
@@ -49,7 +46,6 @@ from cadenza_lib.separation.separators import (
     network_card,
     network_separator,
     save_checkpoint,
-    select_device,
     sum_to_stems,
 )
 from cadenza_lib.training.files import (
@@ -63,11 +59,9 @@ from cadenza_lib.training.files import (
     read_metrics,
     read_result,
 )
+from cadenza_lib.training.launch import ERROR_MARK, connect, is_one_of_several, launch
 from cadenza_lib.training.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.training.targets import TargetLoss
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 __all__ = ["Config", "Result", "finetune", "main", "read_config", "read_metrics", "read_result", "separate_segments"]
 
@@ -120,7 +114,7 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
         If the data cannot be used.
     """
     out_dir = make_directory(out_dir)
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # one of several processes, whose parent has the lock
+    if is_one_of_several():  # one of several processes, whose parent has the lock
         claim_run(out_dir, config, _inputs(config))
         return _Run(config, out_dir, progress).train()
     with results_lock(out_dir / ".training.lock", *_PRODUCTS, with_children=True) as lock:
@@ -131,7 +125,8 @@ def finetune(config: Config, out_dir: Path | str, progress: bool = True) -> Resu
                 _LOGGER.info("%s is finished; nothing to do.", out_dir)
                 return result
         if config.devices > 1:
-            return _launch(config, out_dir, lock)
+            launch(__spec__.name, config, out_dir, lock)
+            return read_result(out_dir)
         return _Run(config, out_dir, progress).train()
 
 
@@ -171,7 +166,7 @@ class _Run:
 
     def __init__(self, config: Config, out_dir: Path, progress: bool) -> None:
         self.config, self.out_dir = config, out_dir
-        self.fabric = _fabric(config)
+        self.fabric = connect(config)
         self.first = self.fabric.global_rank == 0
         self.progress = progress and self.first
         self.corpus = open_corpus(config.corpus)
@@ -428,57 +423,6 @@ class _Run:
         return reduced
 
 
-def _fabric(config: Config) -> "Fabric":
-    """Return the process's Fabric; under torchrun it finds the other processes by the environment."""
-    from lightning_fabric import Fabric  # takes seconds to import, which nothing else needs
-    from lightning_fabric.plugins.environments import LightningEnvironment
-
-    processes = int(os.environ.get("WORLD_SIZE", "1")) if "TORCHELASTIC_RUN_ID" in os.environ else 1
-    if config.batch_size % processes:
-        raise ParameterError(f"batch_size {config.batch_size} cannot be shared out to {processes} processes evenly.")
-    device = select_device(config.device)
-    if processes == 1:
-        chosen: list[int] | int = 1 if device.type == "cpu" else [device.index or 0]
-        return Fabric(
-            accelerator=device.type,
-            devices=chosen,
-            precision=config.precision,  # type: ignore[arg-type]
-            plugins=LightningEnvironment(),  # or SLURM's variables would make it one of several processes
-        )
-    local = int(os.environ["LOCAL_WORLD_SIZE"])
-    fabric = Fabric(
-        accelerator=device.type,
-        strategy="ddp",
-        devices=local,
-        num_nodes=processes // local,
-        precision=config.precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
-
-
-def _launch(config: Config, out_dir: Path, lock: int) -> Result:
-    """Run the processes of a run on this machine under torchrun, and return its result."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(config.devices)]
-    command += ["-m", "cadenza_lib.training.finetuning", str(out_dir / "config.json"), str(out_dir)]
-    done = subprocess.run(
-        command,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-        env=child_environment(),
-        pass_fds=() if os.name == "nt" else (lock,),  # torchrun lives on if this process is killed
-    )
-    if done.returncode:
-        sentences = [line for line in done.stderr.splitlines() if line.startswith(_ERROR_MARK)]
-        reason = sentences[0].removeprefix(_ERROR_MARK) if sentences else done.stderr.strip().splitlines()[-1]
-        raise ModelError(reason if sentences else f"A training process failed: {reason.rstrip('.')}.")
-    return read_result(out_dir)
-
-
-_ERROR_MARK = "cadenza: "
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `config.json out_dir`, alone or as one of torchrun's processes; return the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -489,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         finetune(read_config(arguments[0]), arguments[1])
     except CadenzaError as error:
-        sys.stderr.write(f"{_ERROR_MARK}{error}\n")
+        sys.stderr.write(f"{ERROR_MARK}{error}\n")
         return 1
     finally:
         if torch.distributed.is_initialized():  # its threads must not outlive the interpreter

@@ -91,11 +91,11 @@ def test_every_knob_moves_what_it_should(explorer: Explorer, corpus: Path) -> No
 def test_weights_are_shared_out_among_the_systems(explorer: Explorer) -> None:
     explorer.model_weights["oracle"].value, explorer.model_weights["mixture"].value = 0.6, 0.2
     explorer.wait()
-    assert explorer._setting().model_weights == pytest.approx((0.75, 0.25))
+    assert explorer._setting().chain.model_weights == pytest.approx((0.75, 0.25))
     for slider in explorer.model_weights.values():
         slider.value = 0.0
     explorer.wait()
-    assert explorer._setting().model_weights == pytest.approx((0.5, 0.5))
+    assert explorer._setting().chain.model_weights == pytest.approx((0.5, 0.5))
 
 
 def test_a_dragged_point_is_kept_and_marks_the_audiogram_as_drawn(explorer: Explorer) -> None:
@@ -166,14 +166,15 @@ def test_picture_is_the_same_whatever_matplotlibrc_says(explorer: Explorer, corp
 def test_figure_holds_the_tables_and_leaves_global_styles_alone() -> None:
     noise = np.random.default_rng(0).normal(size=(2, 44100))
     takes = [Take("soft", 0.01 * noise, 44100), Take("loud", 0.1 * noise, 44100)]
+    setting = stages.Setting((0.0,) * 4, tiny_listener(), ChainSettings())
     before = dict(mpl.rcParams)
     with figures.style():
-        figure = explore.draw_stages(takes, tiny_listener())
+        figure = explore.draw_stages(takes, setting)
     assert dict(mpl.rcParams) == before
     left, right, gain = figure.axes
     for axes in (left, right):
         soft, loud = (line.get_ydata() for line in axes.lines)
         np.testing.assert_allclose(np.subtract(loud, soft), 20, atol=1e-6)  # dB
-    table = stages.gain_table(tiny_listener())
+    table = stages.gain_table(setting)
     for line, ear in zip(gain.lines, ("left", "right"), strict=True):
         np.testing.assert_array_equal(line.get_ydata(), table[table["ear"] == ear]["gain_db"])

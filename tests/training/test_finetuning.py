@@ -20,6 +20,7 @@ from cadenza_lib.data.demo import tiny_corpus, tiny_song
 from cadenza_lib.separation import separators
 from cadenza_lib.training import finetuning as module
 from cadenza_lib.training.finetuning import Config, finetune, read_metrics, read_result, separate_segments
+from cadenza_lib.training.launch import connect
 
 ARCHITECTURE = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "nfft": 4096, "depth": 6}
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -224,7 +225,7 @@ def test_an_error_in_one_of_several_processes_is_its_one_sentence(config, tmp_pa
 def test_variables_of_a_slurm_job_make_a_run_none_of_several_processes(config, monkeypatch):
     for name, value in {"NTASKS": "8", "JOB_NAME": "study", "JOB_ID": "12", "PROCID": "3", "LOCALID": "3"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)  # as after sbatch --ntasks 8
-    fabric = module._fabric(config)
+    fabric = connect(config)
     assert (fabric.world_size, fabric.global_rank) == (1, 0)
 
 
