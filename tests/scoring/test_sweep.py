@@ -115,7 +115,7 @@ def test_an_executor_gives_the_same_table(corpus, pairs, tmp_path):
 @pytest.mark.usefixtures("quick_score")
 def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False)
-    with pytest.raises(ParameterError, match=r"holds results with models .*; choose another"):
+    with pytest.raises(ParameterError, match=r"holds results with identities .*; choose another"):
         Sweep(corpus, MODELS[::-1], tmp_path, progress=False)
 
 
@@ -131,7 +131,7 @@ def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
 def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False).scores([ChainSettings(model_weights=(1.0, 0.0))], pairs)
     path = tmp_path / "scores.csv"
-    path.write_text(path.read_text().replace(",True,", ",perhaps,"))
+    path.write_text(path.read_text().replace(",stems,", ",perhaps,"))
     with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
         Sweep(corpus, MODELS, tmp_path, progress=False)
 
