@@ -16,6 +16,7 @@ from cadenza_lib.data.corpus import SIGNALS, Corpus
 from cadenza_lib.data.datasets import check_data
 from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.haaqi import Components
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.pairs import PairScore
@@ -137,7 +138,7 @@ def test_signals_of_scenes_and_listeners_with_any_name_stay_in_the_run(
     }
     for kind, entries in content.items():
         (root / f"metadata/{kind}.train.json").write_text(json.dumps(entries))
-    components = evaluation.Components(0.5, *[0.5] * 6)
+    components = Components(0.5, *[0.5] * 6)
     known = PairScore((components, components), (0.0, 0.0), (-20.0, -20.0))
     monkeypatch.setattr(evaluation, "score", lambda *_: known)
     corpus = Corpus(root)
