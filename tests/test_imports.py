@@ -15,7 +15,17 @@ ROOMS = {
     "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
     "audio": ("loudness", "acoustics", "heads"),
     "data": (("listeners", "scenes", "corpus", "simulation", "datasets", "supplement", "synthesis", "demo", "twin")),
-    "separation": ("openunmix", "pretrained", "separators", "estimates"),
+    "separation": (
+        "openunmix",
+        "masked",
+        "registry",
+        "checkpoints",
+        "downloads",
+        "pretrained",
+        "chunking",
+        "separators",
+        "estimates",
+    ),
     "chain": ("fusion", "remix", "fitting"),
     "haaqi": (
         "simd",

@@ -1,9 +1,9 @@
 """A cache of separations: each model separates each at-ear song once, whatever is done with the stems afterwards.
 
 An entry is a safetensors file named by the identity of all that decides it (see `identity`): the weights (the content
-of a checkpoint and its card, the name of a pretrained model), the samples of the mixture, and how long signals are cut
-into chunks. It is written as a whole or not at all, and holds the SHA-256 of its samples; one that is torn or damaged
-is made again. The device is no part of the key: a GPU's stems differ from a CPU's by rounding only.
+of a checkpoint and its card, the name of any other separator), the samples of the mixture, and how long signals are cut
+into chunks. It is written as a whole or not at all, and holds the SHA-256 of its samples; a damaged entry is computed
+again. The device is not part of the key: a GPU's stems differ from a CPU's by rounding only.
 
 Stems are kept as float32, which is what networks compute in: half the size of float64, and rounding at -150 dB, far
 below the 16 bits of the output stage.
@@ -20,10 +20,11 @@ from torch import Tensor
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import DATA, atomic_path, make_directory, regular_file
+from cadenza_lib.core.files import atomic_path, make_directory, regular_file
 from cadenza_lib.core.identity import digest, file_identity
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.separation.separators import BOUNDS, DEMO_MODELS, OVERLAP, SEGMENT_S, Separator, load
+from cadenza_lib.separation.chunking import OVERLAP, SEGMENT_S
+from cadenza_lib.separation.separators import BOUNDS, Separator, checkpoint_path, load
 
 __all__ = ["cached_separator", "model_identity", "weights_identity"]
 
@@ -64,7 +65,7 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
             stems = loaded[0](song).float().contiguous()
             with atomic_path(path) as temporary:
                 entry = {"sha256": _digest(stems), "model": name, "song": song.name}
-                # Its `save_file` may write to a name of its own, which a process that is killed would leave.
+                # `save_file` writes a temporary file of its own, which a killed process would leave.
                 temporary.write_bytes(save({"stems": stems}, entry))
         return stems.to(song.mixture.dtype)
 
@@ -79,8 +80,8 @@ def model_identity(name: str) -> str:
     ModelError
         If the checkpoint cannot be read.
     """
-    path = DATA / f"{name}.safetensors" if name in DEMO_MODELS else Path(name).expanduser()
-    if path.suffix not in (".safetensors", ".pt"):
+    path = checkpoint_path(name)
+    if path is None:
         return name
     try:
         files = (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,)
@@ -105,7 +106,7 @@ def _key(identity: str, song: AtEarSong) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the stems of an entry, None if there is none that can be trusted."""
+    """Return the stems of an entry, None if it is missing or damaged."""
     if not path.exists():
         return None
     try:

@@ -42,13 +42,13 @@ from cadenza_lib.core.processes import child_environment
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import Settings, evaluate
+from cadenza_lib.separation.checkpoints import save_checkpoint
 from cadenza_lib.separation.estimates import model_identity, weights_identity
 from cadenza_lib.separation.separators import (
     input_statistics,
     load_network,
     network_card,
     network_separator,
-    save_checkpoint,
     select_device,
     sum_to_stems,
 )

@@ -34,7 +34,7 @@ from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, levels
 from cadenza_lib.scoring.submission import submit
 from cadenza_lib.scoring.sweep import Sweep
-from cadenza_lib.separation import pretrained, separators
+from cadenza_lib.separation import checkpoints, downloads, pretrained, separators
 from cadenza_lib.separation.estimates import cached_separator
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import files
@@ -230,14 +230,14 @@ def _write_moisesdb(folder: Path) -> Path:
 def write_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "openunmix", "arguments": SMALL_OPENUNMIX}
-    separators.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
+    checkpoints.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
     return folder / "network.safetensors"
 
 
 def _write_hdemucs(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "hdemucs", "arguments": SMALL_HDEMUCS}
-    separators.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
+    checkpoints.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
     return folder / "network.json"
 
 
@@ -256,7 +256,7 @@ def _write_torchaudio(folder: Path) -> Path:
 
 
 def _read_torchaudio(path: Path) -> Any:
-    return pretrained.rename_torchaudio_hdemucs(pretrained._read(path))
+    return pretrained.rename_torchaudio_hdemucs(downloads.read_weights(path))
 
 
 def _write_estimate(folder: Path) -> Path:

@@ -31,7 +31,7 @@ from cadenza_lib.runs.notebooks import execute
 from cadenza_lib.scoring import evaluation, sweep
 from cadenza_lib.scoring.evaluation import PairReference, PairScore, Settings, evaluate
 from cadenza_lib.scoring.levels import evaluate_levels
-from cadenza_lib.separation import estimates, separators
+from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import segments
 from cadenza_lib.training.finetuning import Config, finetune
@@ -43,7 +43,7 @@ SONG = "corpus/audio/music/train/Tiny 1"
 def write_network(path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     card = {"architecture": "openunmix", "arguments": ARGUMENTS}
-    separators.save_checkpoint(OpenUnmix(**ARGUMENTS), path, card, torch.float32)
+    checkpoints.save_checkpoint(OpenUnmix(**ARGUMENTS), path, card, torch.float32)
 
 
 def rewrite_json(path: Path, change: Callable[[Any], Any]) -> None:

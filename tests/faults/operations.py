@@ -36,7 +36,7 @@ from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, sweep
 from cadenza_lib.scoring.evaluation import PairReference, PairScore
 from cadenza_lib.scoring.levels import evaluate_levels
-from cadenza_lib.separation import estimates, separators
+from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training.finetuning import Config, finetune
 
@@ -161,7 +161,7 @@ def _write_network(path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     arguments: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
     card = {"architecture": "openunmix", "arguments": arguments}
-    separators.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
+    checkpoints.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
 
 
 def _change_corpus(corpus: Path) -> None:

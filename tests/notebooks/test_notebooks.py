@@ -29,7 +29,8 @@ from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import OFFICIAL_COLUMNS, Settings
 from cadenza_lib.scoring.sweep import CANDIDATE_COLUMNS, search_and_test
-from cadenza_lib.separation.separators import load, save_checkpoint
+from cadenza_lib.separation.checkpoints import save_checkpoint
+from cadenza_lib.separation.separators import load
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SPLIT = "train"
