@@ -412,7 +412,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_a_short_sentence(checkpoi
 
 def test_a_network_without_a_checkpoint_gets_a_card_that_builds_it_again():
     card = separators.network_card("hdemucs_high_musdb", HDemucs(**ARCHITECTURE))
-    again = separators.ARCHITECTURES[card["architecture"]](**card["arguments"])
+    again = ARCHITECTURES[card["architecture"]].factory(**card["arguments"])
     again.load_state_dict(HDemucs(**ARCHITECTURE).state_dict())
     json.dumps(card)
     with pytest.raises(ModelError, match="'mdx' cannot be trained on; start from"):
