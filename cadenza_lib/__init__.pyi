@@ -1,7 +1,7 @@
 from . import analysis, audio, chain, core, data, figures, haaqi, listening, runs, scoring, separation, training
 from .chain.fusion import fuse
 from .core.errors import CadenzaError
-from .data.demo import open_corpus
+from .data.opening import open_corpus
 from .haaqi import HaaqiReference, compute_haaqi
 from .listening.player import Player
 from .runs.notebooks import execute

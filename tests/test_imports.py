@@ -14,7 +14,21 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 ROOMS = {
     "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
     "audio": ("loudness", "acoustics", "heads"),
-    "data": (("listeners", "scenes", "corpus", "simulation", "datasets", "supplement", "synthesis", "demo", "twin")),
+    "data": (
+        "listeners",
+        "population",
+        "scenes",
+        "metadata",
+        "songs",
+        "corpus",
+        "simulation",
+        "datasets",
+        "supplement",
+        "synthesis",
+        "embedded",
+        "opening",
+        "tiny",
+    ),
     "separation": (
         "openunmix",
         "masked",

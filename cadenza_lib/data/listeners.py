@@ -44,6 +44,7 @@ __all__ = [
     "severity_class",
     "spread_listeners",
     "standard_audiogram",
+    "standard_listener_entry",
 ]
 
 _LOGGER = logging.getLogger(__name__)
@@ -164,6 +165,12 @@ def listener_entry(
 ) -> dict[str, Any]:
     """Return a listener as the challenge's files hold it; the inverse of `parse_listener`."""
     return dict(zip(_KEYS, (name, list(frequencies), list(left), list(right)), strict=True))
+
+
+def standard_listener_entry(name: str, left: str, right: str) -> dict[str, Any]:
+    """Return a listener with two standard audiograms as the challenge's files hold it."""
+    levels = [standard_audiogram(ear).levels.tolist() for ear in (left, right)]
+    return listener_entry(name, [float(frequency) for frequency in BISGAARD_FREQUENCIES], *levels)
 
 
 def standard_audiogram(name: str) -> Audiogram:

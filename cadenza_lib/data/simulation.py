@@ -27,7 +27,8 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import file_name, locked, make_directory, publish, write_errors, write_json
 from cadenza_lib.core.processes import core_count
-from cadenza_lib.data.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, read_record, signal_file
+from cadenza_lib.data.corpus import Corpus, Split
+from cadenza_lib.data.songs import RECORD, SIGNALS, SongFolder, read_record, signal_file
 
 __all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
 
@@ -236,7 +237,7 @@ def _unfinished(folder: Path) -> Path:
 
 def _finish(folder: Path, source: str) -> None:
     """Give a complete song its name, in place of an incomplete one."""
-    write_json(_unfinished(folder) / RECORD, {"Source": source, "Files": files_identity(_unfinished(folder))})
+    write_json(_unfinished(folder) / RECORD, {"Source": source, "Files": SongFolder(_unfinished(folder)).identity()})
     with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)

@@ -35,9 +35,11 @@ from cadenza_lib.core.files import (
     write_json,
 )
 from cadenza_lib.core.identity import digest, file_identity
-from cadenza_lib.data.corpus import READERS, RECORD, SIGNALS, Corpus, load_songs, signal_file
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import MUSDB18_SPLITS, song_folders
+from cadenza_lib.data.metadata import load_songs
 from cadenza_lib.data.scenes import sample_scene_listeners, sample_scenes
+from cadenza_lib.data.songs import READERS, RECORD, SIGNALS, signal_file
 
 __all__ = ["MOISESDB_STEMS", "draw_scenes", "find_songs", "import_songs"]
 

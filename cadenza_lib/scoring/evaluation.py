@@ -50,8 +50,8 @@ from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.core.identity import read_settings as read_settings_file
 from cadenza_lib.core.processes import core_count, process_pool
 from cadenza_lib.data.corpus import AtEarSong, Corpus, check_not_silent
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Listener, audiogram_identity, ear_audiogram
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, legacy_seed
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.separation.estimates import model_identity

@@ -39,7 +39,7 @@ from cadenza_lib.core.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.core.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
 from cadenza_lib.core.identity import digest, results_lock
 from cadenza_lib.core.processes import child_environment
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.separation.checkpoints import save_checkpoint

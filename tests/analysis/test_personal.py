@@ -18,8 +18,8 @@ from cadenza_lib.analysis.personal import (
 )
 from cadenza_lib.chain.fusion import fuse
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.data.scenes import Pair
+from cadenza_lib.data.tiny import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.scoring.sweep import PairSet, Sweep, grid

@@ -21,13 +21,14 @@ from cadenza_lib.chain.fitting import FIR_ORDER, NALR_FREQUENCIES, listener_firs
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from cadenza_lib.core.files import read_json
 from cadenza_lib.core.identity import claim
-from cadenza_lib.data.corpus import SIGNALS, Corpus, length_on_disk
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
 from cadenza_lib.data.listeners import ear_table, load_listeners
 from cadenza_lib.data.scenes import choose_pairs, legacy_seed
 from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation
+from cadenza_lib.data.songs import SIGNALS, SongFolder
 from cadenza_lib.data.supplement import find_songs
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.runs.notebooks import notebook_parameters, prepare
 from cadenza_lib.runs.page import PointResult, write_page
 from cadenza_lib.runs.study import load_study
@@ -403,7 +404,7 @@ LOADERS = (
     Loader("wav, float", _sound("x.wav", subtype="FLOAT"), _read_sound, changed_bytes),
     Loader("wav, extensible", _sound("x.wav", subtype="PCM_24", format="WAVEX"), _read_sound, changed_bytes),
     Loader("flac", _sound("x.flac", subtype="PCM_16"), _read_sound, changed_bytes),
-    Loader("length of a song", _write_song, lambda path: length_on_disk(path.parent), changed_bytes),
+    Loader("length of a song", _write_song, lambda path: SongFolder(path.parent).length(), changed_bytes),
     Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
     Loader("submission", _write_submission, _submit, changed_bytes),

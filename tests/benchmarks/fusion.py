@@ -30,7 +30,7 @@ from recipes.cad_icassp_2024.baseline import evaluate as recipe
 from cadenza_lib.analysis.personal import optimise_fusion
 from cadenza_lib.chain.fusion import fuse
 from cadenza_lib.core.conventions import STEMS
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.separation import separators

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cadenza_lib.chain.fitting import save_output
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring import evaluation
 
 AT_EAR_GB = 88  # the simulated training set, as the challenge's page on data tells

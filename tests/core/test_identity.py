@@ -21,11 +21,12 @@ from cadenza_lib.analysis.tables import tidy_table
 from cadenza_lib.core import identity
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
-from cadenza_lib.data.corpus import RECORD, Corpus
-from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.listeners import load_listeners
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import plan_simulation, simulate
+from cadenza_lib.data.songs import RECORD
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs.notebooks import execute
 from cadenza_lib.scoring import evaluation, sweep

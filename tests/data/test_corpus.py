@@ -17,9 +17,9 @@ from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus, check_not_silent
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
 from cadenza_lib.data.scenes import Scene
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 
 DURATION_S = 0.5
 SONG = Path("audio/music/train/Tiny 1")

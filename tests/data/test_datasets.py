@@ -16,8 +16,8 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES
+from cadenza_lib.data.tiny import tiny_corpus
 
 SONG = "audio/music/train/Tiny 1"
 

@@ -5,10 +5,12 @@ import torch
 from signals import si_sdr_db
 
 from cadenza_lib.core.files import DATA
-from cadenza_lib.data import demo
 from cadenza_lib.data.corpus import AtEarSong, Corpus
+from cadenza_lib.data.embedded import embedded_metadata
 from cadenza_lib.data.listeners import pure_tone_average_db_hl
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import gain_grid
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.separation import separators
 
@@ -16,13 +18,13 @@ CHECKPOINT = DATA / "demo_hdemucs.safetensors"
 
 
 def test_the_committed_metadata_are_those_the_code_makes():
-    expected = json.loads(json.dumps(demo.demo_metadata()))  # tuples become lists
+    expected = json.loads(json.dumps(embedded_metadata("demo")))  # tuples become lists
     committed = {path.name: json.loads(path.read_text()) for path in (DATA / "demo/metadata").glob("*.json")}
     assert committed == expected
 
 
 def test_the_splits_share_no_song_and_no_seed_of_the_checkpoints():
-    corpus = demo.open_corpus("demo")
+    corpus = open_corpus("demo")
     seeds = [song["Seed"] for name in corpus.splits for song in corpus.split(name).songs.values()]
     card = json.loads(CHECKPOINT.with_suffix(".json").read_text())
     assert corpus.splits == ["test", "train", "valid"]
@@ -32,10 +34,10 @@ def test_the_splits_share_no_song_and_no_seed_of_the_checkpoints():
 
 
 def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time():
-    corpus = demo.open_corpus("demo")
+    corpus = open_corpus("demo")
     split = corpus.split("valid")
     stems, mixture = corpus.song(split, "Demo Song 07")
-    again, _ = demo.open_corpus("demo").song(split, "Demo Song 07")
+    again, _ = open_corpus("demo").song(split, "Demo Song 07")
     assert torch.equal(stems, again)
     assert torch.equal(stems.sum(0), mixture)
     durations = [song["Duration"] for name in corpus.splits for song in corpus.split(name).songs.values()]
@@ -44,7 +46,7 @@ def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time():
 
 
 def test_the_demo_has_the_challenges_gains_and_head_positions():
-    corpus = demo.open_corpus("demo")
+    corpus = open_corpus("demo")
     assert corpus.gains == gain_grid()
     angles = {(position.left_angle, position.right_angle) for position in corpus.head_positions.values()}
     assert len(angles) == 9
@@ -52,7 +54,7 @@ def test_the_demo_has_the_challenges_gains_and_head_positions():
 
 
 def test_one_listener_is_like_the_papers_l5000():
-    listeners = demo.open_corpus("demo").split("valid").listeners
+    listeners = open_corpus("demo").split("valid").listeners
     assert len(listeners) >= 12
     ears = listeners["N3-N5"]
     low = [pure_tone_average_db_hl(ear, (500, 1000, 2000)) for ear in (ears.audiogram_left, ears.audiogram_right)]
@@ -61,7 +63,7 @@ def test_one_listener_is_like_the_papers_l5000():
 
 
 def test_the_demo_simulates_at_ear_songs():
-    corpus = demo.open_corpus("demo")
+    corpus = open_corpus("demo")
     split = corpus.split("valid")
     song = corpus.at_ear_song(split, split.scenes["scene_10001"])
     assert song.stems.shape == (4, *song.mixture.shape)
@@ -69,7 +71,7 @@ def test_the_demo_simulates_at_ear_songs():
 
 
 def test_a_tiny_corpus_opens_like_the_challenges(tmp_path):
-    corpus = Corpus(demo.tiny_corpus(tmp_path))
+    corpus = Corpus(tiny_corpus(tmp_path))
     split = corpus.split("train")
     assert (len(split.songs), len(split.scenes), len(split.listeners)) == (2, 4, 2)
     assert corpus.at_ear_song(split, split.scenes["scene_10001"]).mixture.shape == (2, 44100)
@@ -77,7 +79,7 @@ def test_a_tiny_corpus_opens_like_the_challenges(tmp_path):
 
 @pytest.mark.slow
 def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
-    corpus, separator = demo.open_corpus("demo"), separators.load("demo_hdemucs", "cpu")
+    corpus, separator = open_corpus("demo"), separators.load("demo_hdemucs", "cpu")
     split, improvement = corpus.split("test"), []
     for song in split.songs:
         stems, mixture = corpus.song(split, song)
@@ -88,7 +90,7 @@ def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
 
 @pytest.mark.slow
 def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perfect_stems():
-    corpus = demo.open_corpus("demo")
+    corpus = open_corpus("demo")
     split = corpus.split("valid")
     listener = split.listeners["N2"]
     mean = dict.fromkeys(("mixture", "demo_hdemucs", "oracle"), 0.0)

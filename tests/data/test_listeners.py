@@ -10,7 +10,6 @@ import pytest
 
 from cadenza_lib.core.conventions import EARS
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.data.demo import tiny_listener
 from cadenza_lib.data.listeners import (
     BISGAARD_FREQUENCIES,
     BISGAARD_THRESHOLDS_DB_HL,
@@ -27,6 +26,7 @@ from cadenza_lib.data.listeners import (
     spread_listeners,
     standard_audiogram,
 )
+from cadenza_lib.data.tiny import tiny_listener
 
 CHALLENGE_FREQUENCIES = [250, 500, 1000, 2000, 3000, 4000, 6000, 8000]
 EXACT_DB = 1e-12  # means of a few thresholds: nothing but rounding of float64

@@ -8,16 +8,17 @@ import torch
 
 from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.core.files import DATA
-from cadenza_lib.data import twin
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.embedded import SPLITS, embedded_metadata
 from cadenza_lib.data.listeners import audiogram_table, ear_table, load_listeners, parse_listener
+from cadenza_lib.data.opening import open_corpus
+from cadenza_lib.data.population import sample_listeners
 from cadenza_lib.data.scenes import gain_grid
 
 CHECKPOINT = DATA / "demo_hdemucs.safetensors"
 
 
 def test_the_committed_metadata_are_those_the_code_makes():
-    expected = json.loads(json.dumps(twin.twin_metadata()))  # tuples become lists
+    expected = json.loads(json.dumps(embedded_metadata("twin")))  # tuples become lists
     committed = {path.name: json.loads(path.read_text()) for path in (DATA / "twin/metadata").glob("*.json")}
     assert committed == expected
 
@@ -46,7 +47,7 @@ def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time():
 
 def test_the_songs_of_a_split_have_its_mean_loudness_the_spread_of_musdb18_hq_and_uneven_stems():
     corpus = open_corpus("twin")
-    for name, expected in twin.SPLITS.items():
+    for name, expected in SPLITS["twin"].items():
         levels = [song["Loudness"] for song in corpus.split(name).songs.values()]
         assert np.mean(levels) == pytest.approx(expected.loudness_lufs, abs=0.05)
         assert np.std(levels) == pytest.approx(1.3, abs=0.1)
@@ -86,12 +87,12 @@ def test_each_split_has_its_own_listeners_with_the_challenges_shares_of_hearing_
         np.testing.assert_allclose(shares, [0.11, 0.37, 0.34, 0.18], atol=0.015)
         assert better.min() >= 25
         audiograms |= {tuple(np.r_[one.audiogram_left.levels, one.audiogram_right.levels]) for one in people.values()}
-    assert len(audiograms) == sum(split.n_listeners for split in twin.SPLITS.values())
+    assert len(audiograms) == sum(split.n_listeners for split in SPLITS["twin"].values())
 
 
 def test_drawn_audiograms_are_distributed_like_real_ones(cadenza_mini):
     real = load_listeners(cadenza_mini / "metadata/listeners.train.json")
-    drawn = {name: parse_listener(entry, name, "") for name, entry in twin.sample_listeners(1000, 0).items()}
+    drawn = {name: parse_listener(entry, name, "") for name, entry in sample_listeners(1000, 0).items()}
     levels, real_levels = (
         audiogram_table(people.values()).groupby("frequency")["threshold_db_hl"] for people in (drawn, real)
     )

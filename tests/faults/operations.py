@@ -25,9 +25,9 @@ from cadenza_lib import figures
 from cadenza_lib.core import processes
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs import page
 from cadenza_lib.runs.execution import run_study

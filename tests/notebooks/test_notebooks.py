@@ -21,9 +21,9 @@ from tolerances import LOUDNESS_LU
 from cadenza_lib.chain.fusion import ensemble, fuse
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.runs.execution import run_study
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation

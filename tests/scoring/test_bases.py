@@ -8,8 +8,9 @@ import torch
 from cadenza_lib.chain import fusion
 from cadenza_lib.chain.fitting import Output, save_output
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.bases import Candidate, PairBases, SceneBases
 from cadenza_lib.separation.separators import load

@@ -18,7 +18,7 @@ from official import official_hdemucs
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError, ParameterError
-from cadenza_lib.data.demo import tiny_song
+from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import downloads, pretrained, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 

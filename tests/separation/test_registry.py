@@ -6,7 +6,7 @@ from torch import nn
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.data.demo import tiny_song
+from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import checkpoints, separators
 from cadenza_lib.separation.estimates import cached_separator, model_identity
 from cadenza_lib.separation.registry import ARCHITECTURES, SeparatorEntry, architecture_name

@@ -13,7 +13,7 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, CorpusError, ModelError, ParameterError
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.data.demo import tiny_song
+from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import checkpoints, chunking, separators
 from cadenza_lib.separation.masked import MaskedHDemucs
 from cadenza_lib.separation.openunmix import OpenUnmix

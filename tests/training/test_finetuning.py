@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ModelError, ParameterError
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.separation import checkpoints, separators
 from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.training import finetuning as module

@@ -9,8 +9,8 @@ from cadenza_lib.chain.fitting import amplify, finish, listener_firs
 from cadenza_lib.chain.remix import remix
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.listeners import ear_audiogram
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring.evaluation import score
 from cadenza_lib.training.targets import STAGES, TargetLoss, stage_signals
 
