@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 
 ROOMS = {
     "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
-    "audio": ("loudness", "acoustics", "heads"),
+    "audio": ("resampling", "loudness", "acoustics", "heads"),
     "data": (
         "listeners",
         "population",

@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cadenza_lib.analysis.comparisons import compare
-from cadenza_lib.chain.fitting import NALR_FREQUENCIES, amplify, finish, listener_band_firs, resample
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import NALR_FREQUENCIES, amplify, finish, listener_band_firs
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT, simplex_weights
 from cadenza_lib.core.conventions import EARS, HAAQI_SAMPLE_RATE, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from scipy.signal import lfilter
 from torch import Tensor
 
@@ -150,7 +151,7 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
         - result: `(..., time + taps - 1)`
     """
     length = signal.shape[-1] + response.shape[-1] - 1
-    size = _fast_size(length)
+    size = next_fast_len(length, real=True)
     product = torch.fft.rfft(signal, size) * torch.fft.rfft(response, size)
     return torch.fft.irfft(product, size)[..., :length]
 
@@ -170,21 +171,6 @@ def _weight(signal: Tensor, sample_rate: int) -> Tensor:
     """Return the K-weighted signal, `(..., channel, time)`."""
     response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
     return convolve(signal, response)[..., : signal.shape[-1]]
-
-
-@functools.lru_cache
-def _fast_size(length: int) -> int:
-    """Return the smallest 2^a 3^b 5^c that is at least `length`: other sizes can be many times slower."""
-    best = 1 << (length - 1).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            quotient = -(-length // three)
-            best = min(best, three << (quotient - 1).bit_length())
-            three *= 3
-        five *= 5
-    return best
 
 
 @functools.lru_cache

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-import soxr
 import torch
 from torch import Tensor
 
 from cadenza_lib.audio.acoustics import INT16_SCALE
 from cadenza_lib.audio.loudness import convolve
+from cadenza_lib.audio.resampling import resample
 from cadenza_lib.core.conventions import EARS, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
-from cadenza_lib.core.errors import AudioError, ParameterError
+from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.core.files import atomic_path
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 
@@ -32,7 +32,6 @@ __all__ = [
     "nalr_band_firs",
     "nalr_fir",
     "nalr_gain_db",
-    "resample",
     "save_output",
 ]
 
@@ -196,15 +195,6 @@ def save_output(output: Output, path: Path | str) -> Path:
         else:
             soundfile.write(temporary, output.signal.T, OUTPUT_SAMPLE_RATE, subtype="FLOAT", format="WAV")
     return path
-
-
-def resample(signal: np.ndarray, sample_rate: int, new_sample_rate: int) -> np.ndarray:
-    """Resample `(..., time)` with soxr's HQ filter, as the recipe does, in the precision of the input."""
-    if signal.shape[-1] == 0:
-        raise AudioError("A signal of 0 samples cannot be resampled.")
-    channels = signal.reshape(-1, signal.shape[-1]).T  # (time, channel), as soxr wants it
-    resampled = soxr.resample(np.ascontiguousarray(channels), sample_rate, new_sample_rate, quality="HQ")
-    return np.ascontiguousarray(resampled.T).reshape(*signal.shape[:-1], -1)
 
 
 def _response(audiogram: Audiogram, sample_rate: int, order: int) -> tuple[np.ndarray, np.ndarray]:

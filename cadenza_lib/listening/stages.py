@@ -15,6 +15,7 @@ from clarity.evaluator.msbg.msbg_utils import measure_rms
 from scipy.signal import welch
 from torch import Tensor
 
+from cadenza_lib.audio.resampling import resample
 from cadenza_lib.chain.fitting import (
     FIR_ORDER,
     NALR_FREQUENCIES,
@@ -23,7 +24,6 @@ from cadenza_lib.chain.fitting import (
     finish,
     listener_firs,
     nalr_gain_db,
-    resample,
 )
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT, fuse
 from cadenza_lib.chain.remix import remix

@@ -24,7 +24,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.audio.loudness import integrated_loudness
-from cadenza_lib.chain.fitting import Output, amplify, finish, listener_firs, resample, save_output
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import Output, amplify, finish, listener_firs, save_output
 from cadenza_lib.chain.fusion import ModelWeights
 from cadenza_lib.chain.remix import remix
 from cadenza_lib.core.conventions import (

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from cadenza_lib.chain.fitting import amplify, limit, listener_firs, resample
+from cadenza_lib.audio.resampling import resample
+from cadenza_lib.chain.fitting import amplify, limit, listener_firs
 from cadenza_lib.chain.remix import remix
 from cadenza_lib.core.conventions import EARS, OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError, ParameterError
