@@ -23,6 +23,7 @@ ROOMS = {
         "corpus",
         "simulation",
         "datasets",
+        "sources",
         "supplement",
         "composition",
         "sounds",

@@ -22,40 +22,30 @@ from cadenza_lib.core.conventions import EARS, SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError
 
 __all__ = [
-    "INT16_SCALE",
-    "AudioHeader",
-    "at_ears",
-    "check_signal",
-    "hrtf_file_name",
-    "hrtf_table",
-    "load_hrtf",
-    "loudspeakers_to_ears",
-    "quantise_16bit",
-    "read_audio",
-    "read_header",
-    "to_16bit",
-]
+    "INT16_SCALE", "at_ears", "check_signal", "hrtf_file_name", "hrtf_table", "load_hrtf", "loudspeakers_to_ears",
+    "quantise_16bit", "read_audio", "read_header", "to_16bit",
+]  # fmt: skip
 
 INT16_SCALE = 32768.0
 """Steps of a 16-bit file per unit of signal, as soundfile reads and the recipe writes them."""
 
-_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"FORM": ">"}  # of the lengths in a file that begins so
-_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; who writes to a pipe cannot know: SoX gives 0x7FFFF000, ffmpeg 0xFFFFFFFF
-_UNKNOWN_FRAMES = 2**36 - 1  # the most that FLAC can tell; libsndfile gives more where FLAC does not tell
+_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"FORM": ">"}  # of the lengths in a file by its first four bytes
+_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; writers to a pipe do not know it: SoX writes 0x7FFFF000, ffmpeg 0xFFFFFFFF
+_UNKNOWN_FRAMES = 2**36 - 1  # the most that FLAC can state; libsndfile gives more where FLAC does not state it
 _BLOCK = 4096  # samples of an overlap-save block
 _BLOCKS_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class AudioHeader:
-    """What the header of a sound file says."""
+    """The content of a sound file's header."""
 
     frames: int  # samples of each channel
     channels: int
 
 
 def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = (2,)) -> AudioHeader:
-    """Read the header of a sound file, and check what it promises without reading a sample.
+    """Return the header of a sound file, checked without reading a sample.
 
     Parameters
     ----------
@@ -111,7 +101,7 @@ def read_audio(
         samples, _ = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
     except (soundfile.LibsndfileError, OSError) as error:
         raise _unreadable(path, error) from error
-    except MemoryError as error:  # which is taken for all that a header promises, before any of it is read
+    except MemoryError as error:  # memory for all samples of the header is taken before any is read
         raise AudioError(f"{path} promises more samples than memory holds; copy or download it again.") from error
     signal = torch.from_numpy(samples).T
     check_signal(signal, str(path))
@@ -124,9 +114,9 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
 
 
 def _promised_size(path: Path) -> int:
-    """Return the size in bytes that a WAV or AIFF file must have to hold what it promises, 0 if it does not say.
+    """Return the size in bytes that a WAV or AIFF file has by its own header, 0 if that is not stated.
 
-    libsndfile takes the end of a truncated file for the end of its samples, and says nothing.
+    libsndfile takes the end of a truncated file for the end of its samples without an error.
     """
     with path.open("rb") as file:
         order = _BYTE_ORDER.get(file.read(12)[:4])
@@ -271,7 +261,7 @@ def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> N
         stop = min(start + hop * _BLOCKS_AT_ONCE, len(source))
         blocks = -(-(stop - start) // hop)
         part = np.zeros(lead + blocks * hop, source.dtype)
-        begin = max(0, start - lead)  # each block also sees what the responses still hold of the time before it
+        begin = max(0, start - lead)  # the responses reach back into the time before each block
         part[lead - (start - begin) : lead + stop - start] = source[begin:stop]
         spectrum = fft(np.lib.stride_tricks.sliding_window_view(part, size)[::hop])
         mirrored = spectrum[:, -np.arange(size)].conj()  # X*(-f)

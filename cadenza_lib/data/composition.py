@@ -37,7 +37,7 @@ CONSONANTS = {  # noise band in Hz, length in s, level re the voice; m and n col
 
 @dataclass(frozen=True)
 class _Bar:
-    """What every player knows about one bar."""
+    """What all players share about a bar."""
 
     chord: tuple[int, ...]  # scale degrees, root first
     section: str  # intro, verse or break

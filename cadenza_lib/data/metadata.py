@@ -66,31 +66,16 @@ def load_split(
     listeners = load_listeners(file(f"listeners.{name}.json"))
     songs = load_songs(file(f"musdb18.{name}.json"))
     at_ear_songs = load_songs(file(f"at_mic_music.{name}.json"))
-
     path = file(f"scenes.{name}.json")
-    scenes = {}
-    for scene_id, entry in _read_object(path).items():
-        try:
-            scene = fill(Scene, entry, further_keys=True)
-        except TypeError as error:
-            raise CorpusError(
-                f"{path}: {scene_id} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
-            ) from error
-        if scene.gain not in gains:
-            raise CorpusError(f"{path}: {scene_id} names the gain {scene.gain!r}, which gains.json does not have.")
-        if scene.at_ear_song not in at_ear_songs:  # then it is simulated
-            _check_name(
-                scene.music, songs, f"{path}: {scene_id}", "song", "neither musdb18.*.json nor at_mic_music.*.json has"
-            )
-            _check_name(
-                scene.head_loudspeaker_positions,
-                positions,
-                f"{path}: {scene_id}",
-                "head position",
-                "head_loudspeaker_positions.json does not have",
-            )
-        scenes[scene_id] = scene
-
+    scenes = {scene_id: _scene(entry, f"{path}: {scene_id}") for scene_id, entry in _read_object(path).items()}
+    for scene_id, scene in scenes.items():
+        where = f"{path}: {scene_id}"
+        _check_name(scene.gain, gains, where, "gain", "gains.json does not have")
+        if scene.at_ear_song not in at_ear_songs:  # then the song is simulated
+            source = "neither musdb18.*.json nor at_mic_music.*.json has"
+            _check_name(scene.music, songs, where, "song", source)
+            source = "head_loudspeaker_positions.json does not have"
+            _check_name(scene.head_loudspeaker_positions, positions, where, "head position", source)
     path = file(f"scene_listeners.{name}.json")
     scene_listeners = _read_object(path)
     for scene_id, names in scene_listeners.items():
@@ -99,7 +84,8 @@ def load_split(
         if not isinstance(names, list) or not all(isinstance(listener, str) for listener in names):
             raise CorpusError(f"{path}: {scene_id} has {names!r}, which is not a list of listener ids.")
         for listener in names:
-            _check_name(listener, listeners, f"{path}: {scene_id}", "listener", f"listeners.{name}.json does not have")
+            source = f"listeners.{name}.json does not have"
+            _check_name(listener, listeners, f"{path}: {scene_id}", "listener", source)
     return Split(name, scenes, scene_listeners, listeners, songs, at_ear_songs)
 
 
@@ -153,7 +139,7 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
     Raises
     ------
     CorpusError
-        If the file is not a list or an object of songs, or names one twice.
+        If the file is not a list or an object of songs, or names a song twice.
     """
     if not path.exists():
         return {}
@@ -170,7 +156,7 @@ def load_songs(path: Path) -> dict[str, dict[str, Any]]:
         if Path(folder).is_absolute() or ".." in parts:
             raise CorpusError(f"{path}: the Path {folder!r} leads out of the corpus; make it relative to it.")
         if not parts or any("\0" in part or len(part.encode()) > 255 for part in parts):
-            raise CorpusError(f"{path}: the Path {folder!r} is none that a disk can hold; shorten it.")
+            raise CorpusError(f"{path}: the Path {folder!r} cannot be the path of a directory; shorten it.")
         if name in songs:
             raise CorpusError(f"{path} names the song {name!r} more than once; keep one, or rename the others.")
         songs[name] = entry
@@ -184,6 +170,15 @@ def _read_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_name(name: str, names: Mapping[str, Any], where: str, kind: str, lacking: str) -> None:
+def _scene(entry: Any, where: str) -> Scene:
+    try:
+        return fill(Scene, entry, further_keys=True)
+    except TypeError as error:
+        raise CorpusError(
+            f"{where} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
+        ) from error
+
+
+def _check_name(name: str, names: Mapping[str, Any], where: str, kind: str, source: str) -> None:
     if name not in names:
-        raise CorpusError(f"{where} names the {kind} {name!r}, which {lacking}.")
+        raise CorpusError(f"{where} names the {kind} {name!r}, which {source}.")

@@ -13,22 +13,9 @@ from scipy import fft, signal
 from cadenza_lib.data.composition import Song
 
 __all__ = [
-    "BLOCK",
-    "Array",
-    "at_audio_rate",
-    "band",
-    "block_times_s",
-    "filter_in_blocks",
-    "hertz",
-    "integrate_phase",
-    "place",
-    "pluck",
-    "ramps",
-    "reverberate",
-    "rms",
-    "saturate",
-    "saw",
-]
+    "BLOCK", "Array", "at_audio_rate", "band", "block_times_s", "filter_in_blocks", "hertz", "integrate_phase",
+    "place", "pluck", "ramps", "reverberate", "rms", "saturate", "saw",
+]  # fmt: skip
 
 Array = npt.NDArray[np.float64]
 BLOCK = 256  # samples between updates of a moving filter, 5.8 ms at 44.1 kHz

@@ -1,7 +1,7 @@
 """Files of pretrained weights: downloads that are resumed and checked, and pickles that cannot run code.
 
-A file is there complete and checked, or not at all, and a download that was cut off goes on where it stopped
-(`<name>.part`). A file that was put there by hand is used like any other.
+A file is complete and checked, or absent, and an interrupted download is resumed (`<name>.part`). A file that was put
+in its place by hand is used like any other.
 """
 
 import hashlib
@@ -118,7 +118,7 @@ def _download(url: str, file: BinaryIO) -> None:
             while block := response.read(_DOWNLOAD_BLOCK):
                 bar.update(file.write(block))
     if total is not None and file.tell() < total:
-        raise OSError(f"the connection ended after {file.tell()} of {total} bytes; the next call goes on from there")
+        raise OSError(f"the connection ended after {file.tell()} of {total} bytes; the next call resumes it")
 
 
 def _sha256_prefix(path: Path) -> str | None:

@@ -9,6 +9,7 @@ Stems are kept as float32, which is what networks compute in: half the size of f
 below the 16 bits of the output stage.
 """
 
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -41,7 +42,7 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
     name, device
         As for `separation.load`.
     cache_dir
-        Directory of the cache; several models and several runs can share one.
+        Directory of the cache, which several models and runs can share.
 
     Raises
     ------
@@ -54,15 +55,13 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
         return load(name)
     cache_dir = make_directory(cache_dir)
     identity = model_identity(name)
-    loaded: list[Separator] = []
+    loaded = functools.cache(functools.partial(load, name, device))  # only when a song is not in the cache
 
     def separate(song: AtEarSong) -> Tensor:
         path = cache_dir / f"{_key(identity, song)}.safetensors"
         stems = _read(path, tuple(song.mixture.shape))
         if stems is None:
-            if not loaded:
-                loaded.append(load(name, device))
-            stems = loaded[0](song).float().contiguous()
+            stems = loaded()(song).float().contiguous()
             with atomic_path(path) as temporary:
                 entry = {"sha256": _digest(stems), "model": name, "song": song.name}
                 # `save_file` writes a temporary file of its own, which a killed process would leave.
@@ -73,7 +72,7 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
 
 
 def model_identity(name: str) -> str:
-    """Return what tells a model from every other: the identity of its checkpoint and card, or its name.
+    """Return the identity of a model: that of its checkpoint and card, or its name.
 
     Raises
     ------
@@ -92,7 +91,7 @@ def model_identity(name: str) -> str:
 
 
 def weights_identity(network: torch.nn.Module) -> str:
-    """Return what tells the weights of a network from others."""
+    """Return the identity of a network's weights."""
     content = hashlib.sha256()
     for name, value in network.state_dict().items():
         content.update(name.encode())

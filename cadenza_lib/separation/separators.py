@@ -25,20 +25,9 @@ from cadenza_lib.separation.pretrained import PRETRAINED_MODELS, load_torchaudio
 from cadenza_lib.separation.registry import ARCHITECTURES, SeparatorEntry, architecture_name
 
 __all__ = [
-    "BOUNDS",
-    "DEMO_MODELS",
-    "SEPARATORS",
-    "Separator",
-    "checkpoint_path",
-    "input_statistics",
-    "load",
-    "load_network",
-    "network_card",
-    "network_separator",
-    "save_stems",
-    "select_device",
-    "sum_to_stems",
-]
+    "BOUNDS", "DEMO_MODELS", "SEPARATORS", "Separator", "checkpoint_path", "input_statistics", "load", "load_network",
+    "network_card", "network_separator", "save_stems", "select_device", "sum_to_stems",
+]  # fmt: skip
 
 
 class Separator(Protocol):

@@ -27,7 +27,7 @@ from cadenza_lib.data.listeners import ear_table, load_listeners
 from cadenza_lib.data.scenes import choose_pairs, legacy_seed
 from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation
 from cadenza_lib.data.songs import SIGNALS, SongFolder
-from cadenza_lib.data.supplement import find_songs
+from cadenza_lib.data.sources import find_songs
 from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.runs.notebooks import notebook_parameters, prepare
 from cadenza_lib.runs.page import PointResult, write_page

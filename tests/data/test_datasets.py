@@ -115,11 +115,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "names by case": (
         lambda root: shutil.copy(root / SONG / "bass.wav", root / SONG / "Bass.wav") and None,
-        "names that only upper and lower case tell apart",
+        "names that differ only in case",
     ),
     "names by normal form": (
         lambda root: [(root / SONG / name).touch() for name in ("caf\u00e9.wav", "cafe\u0301.wav")] and None,
-        "names that only upper and lower case tell apart, or Unicode's normal form: ",
+        "names that differ only in case or in Unicode's normal form: ",
     ),
     "frequencies in kHz": (
         edit(

@@ -16,7 +16,8 @@ from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.supplement import draw_scenes, find_songs, import_songs
+from cadenza_lib.data.sources import find_songs
+from cadenza_lib.data.supplement import draw_scenes, import_songs
 from cadenza_lib.data.tiny import tiny_corpus
 
 
