@@ -178,11 +178,8 @@ def comping(song: Song, rng: Generator) -> list[tuple[float, float, int]]:
 
 def arpeggio(song: Song, rng: Generator) -> list[tuple[float, float, int]]:
     """Break the chords into eighths or sixteenths over two octaves; some notes are left out."""
-    centre, stride, order = (
-        int(rng.integers(60, 68)),
-        int(rng.choice([1, 2, 2])),
-        str(rng.choice(["up", "down", "both"])),
-    )
+    centre, stride = int(rng.integers(60, 68)), int(rng.choice([1, 2, 2]))
+    order = str(rng.choice(["up", "down", "both"]))
     notes = []
     for index, bar in enumerate(song.bars):
         tones = [note + octave for octave in (0, 12) for note in song.voicing(bar.chord, centre)]

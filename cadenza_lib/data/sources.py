@@ -88,14 +88,11 @@ def _from_folder(folder: Path) -> tuple[str, Sources]:
 
 def _from_table(path: Path) -> list[tuple[str, Sources]]:
     """Read a CSV table; an empty cell is a silent stem, and paths are relative to the table."""
-    table = read_table(path, ("song", *STEMS))
-    return [
-        (
-            _file_name(row["song"]),
-            {name: [path.parent / row[name]] if row.get(name) else [] for name in SIGNALS if name in row},
-        )
-        for row in table.to_dict("records")
-    ]
+    songs: list[tuple[str, Sources]] = []
+    for row in read_table(path, ("song", *STEMS)).to_dict("records"):
+        files = {name: [path.parent / row[name]] if row[name] else [] for name in SIGNALS if name in row}
+        songs.append((_file_name(row["song"]), files))
+    return songs
 
 
 def _from_moisesdb(card: Path) -> tuple[str, Sources]:

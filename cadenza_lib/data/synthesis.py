@@ -25,7 +25,6 @@ from cadenza_lib.data.voice import render_vocals
 __all__ = ["render_song"]
 
 _FADE_IN_S, _FADE_OUT_S = 0.003, 0.02
-
 _CEILING = 0.94  # peak of the mixture, linear
 _LIMITER_S = 0.008  # look-ahead and release
 _BASS_RHYTHMS = ("x.x.x.x.x.x.x.x.", "x.....x.x.....x.", "x...x...x...x.x.")  # besides following the kick
