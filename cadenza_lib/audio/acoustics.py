@@ -22,8 +22,8 @@ from cadenza_lib.core.conventions import EARS, SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError
 
 __all__ = [
-    "INT16_SCALE", "at_ears", "check_signal", "hrtf_file_name", "hrtf_table", "load_hrtf", "loudspeakers_to_ears",
-    "quantise_16bit", "read_audio", "read_header", "to_16bit",
+    "INT16_SCALE", "at_ears", "check_signal", "hrtf_file_name", "hrtf_files", "hrtf_table", "load_hrtf",
+    "loudspeakers_to_ears", "quantise_16bit", "read_audio", "read_header", "to_16bit",
 ]  # fmt: skip
 
 INT16_SCALE = 32768.0
@@ -151,6 +151,11 @@ def hrtf_file_name(mic: str, subject: str, angle_deg: float) -> str:
     return f"{mic}-{subject}-{'n' if angle_deg < 0 else 'p'}{abs(angle_deg)}.wav"
 
 
+def hrtf_files(folder: Path, mic: str, subject: str, left_angle: float, right_angle: float) -> list[Path]:
+    """Return the files of the two HRTFs of a head position, angles in degrees."""
+    return [folder / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))]
+
+
 def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, right_angle: float) -> Tensor:
     """Load the two HRTFs of a head position, angles in degrees.
 
@@ -162,7 +167,7 @@ def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, rig
     AudioError
         If a file is missing or unusable, or the two differ in length.
     """
-    files = [Path(folder) / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))]
+    files = hrtf_files(Path(folder), mic, subject, left_angle, right_angle)
     left, right = (read_audio(file, SAMPLE_RATE) for file in files)
     if left.shape != right.shape:
         raise AudioError(f"{files[0]} has {left.shape[-1]} taps but {files[1].name} has {right.shape[-1]}.")

@@ -155,10 +155,8 @@ def _check_measurable(signal: Tensor, sample_rate: int) -> None:
     if channels > len(_CHANNEL_WEIGHTS):
         raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
     if length < BLOCK_S * sample_rate:
-        raise AudioError(
-            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
-            f"it takes at least {BLOCK_S} s."
-        )
+        size = f"{length} samples ({length / sample_rate:.3f} s)"
+        raise AudioError(f"A signal of {size} has no integrated loudness; it takes at least {BLOCK_S} s.")
 
 
 def _weight(signal: Tensor, sample_rate: int) -> Tensor:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cadenza_lib.audio.acoustics import at_ears, hrtf_file_name, load_hrtf, quantise_16bit
+from cadenza_lib.audio.acoustics import at_ears, hrtf_files, load_hrtf, quantise_16bit
 from cadenza_lib.audio.loudness import BLOCK_S
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
@@ -73,8 +73,7 @@ class Corpus:
         self.root = absolute_path(root)
         if not self.root.is_dir():
             raise CorpusError(
-                f"Corpus directory {self.root} does not exist; give the directory that holds metadata/ and audio/, "
-                f'or "demo".'
+                f"Corpus directory {self.root} does not exist; give the one that holds metadata/ and audio/."
             )
         self.metadata = find_path(self.root / "metadata", self.root)
         self.gains = load_gains(self.metadata_file("gains.json"))
@@ -139,6 +138,10 @@ class Corpus:
         """Directory of the HRTFs."""
         return find_path(self.root / "audio" / "hrtf", self.root)
 
+    def hrtf_files(self, position: HeadPosition) -> list[Path]:
+        """Return the files of the HRTFs of a head position, of the left and the right loudspeaker."""
+        return hrtf_files(self.hrtf_folder, position.mic, position.subject, position.left_angle, position.right_angle)
+
     def has_at_ear_audio(self, split: Split, scene: Scene) -> bool:
         """Tell whether the song of a scene lies on disk as it sounds at the ears."""
         return self._stored_song(split, scene) is not None
@@ -160,10 +163,8 @@ class Corpus:
     def _song_to_simulate(self, split: Split, scene: Scene) -> Song:
         """Return the dry song that a scene's song at the ears is simulated from."""
         if scene.music not in split.songs:
-            raise CorpusError(
-                f"{self.at_ear_folder(split.at_ear_songs[scene.at_ear_song])} does not exist, and {split.name!r} has "
-                f"no dry song to simulate it from; unpack the at-ear audio."
-            )
+            folder = self.at_ear_folder(split.at_ear_songs[scene.at_ear_song])
+            raise CorpusError(f"{folder} does not exist, and {split.name!r} has no dry song for it; unpack its audio.")
         return self._dry_song(split.songs[scene.music])
 
     def _dry_song(self, entry: dict[str, Any]) -> Song:
@@ -209,10 +210,10 @@ class Corpus:
         minimum = round(minimum_s * SAMPLE_RATE)
         if short := {scene.music: lengths[name] for name, scene in songs.items() if lengths[name] < minimum}:
             song = min(short, key=short.__getitem__)
+            remedy = "leave them out" + (", or lower segment_s" if minimum_s > BLOCK_S else "")
             raise AudioError(
                 f"{song} lasts {short[song] / SAMPLE_RATE:.3f} s, one of {len(short)} songs of split {split.name!r} "
-                f"that last less than the {minimum_s:g} s needed; leave them out"
-                f"{', or lower segment_s' if minimum_s > BLOCK_S else ''}."
+                f"that last less than the {minimum_s:g} s needed; {remedy}."
             )
         return lengths
 
@@ -346,10 +347,7 @@ class Corpus:
             return files
         has_dry_song = music in split.songs and self.music_folder(split.songs[music]).is_dir()
         if has_dry_song and record["Source"] != self.simulated_identity(split, music, position):
-            raise CorpusError(
-                f"{stored.path} was simulated from other files than {self.root} has now; simulate the split again, or "
-                f"restore them."
-            )
+            raise CorpusError(f"{stored.path} was simulated from files that have changed; simulate the split again.")
         return record["Source"]
 
     def simulated_identity(self, split: Split, music: str, position: str) -> str:
@@ -359,16 +357,12 @@ class Corpus:
 
     def _hrtf_identity(self, position: HeadPosition) -> str:
         """Return the identity of the HRTFs of a head position; in embedded corpora, of the head."""
-        angles = (position.left_angle, position.right_angle)
-        names = [hrtf_file_name(position.mic, position.subject, angle) for angle in angles]
-        return digest(*(song_file_identity(find_path(self.hrtf_folder / name, self.hrtf_folder)) for name in names))
+        return digest(*(song_file_identity(find_path(path, self.hrtf_folder)) for path in self.hrtf_files(position)))
 
 
 def check_not_silent(signal: Tensor, name: str) -> None:
     """Raise `AudioError` if a signal `(channel, time)` is shorter than 0.4 s or silent in a channel."""
     if signal.shape[-1] < BLOCK_S * SAMPLE_RATE:
-        raise AudioError(
-            f"{name} lasts {signal.shape[-1] / SAMPLE_RATE:.3f} s; its loudness, and so the chain, needs {BLOCK_S} s."
-        )
+        raise AudioError(f"{name} lasts {signal.shape[-1] / SAMPLE_RATE:.3f} s; its loudness needs {BLOCK_S} s.")
     if not signal.any(-1).all():
         raise AudioError(f"{name} is silent in at least one channel, so its level is undefined; leave it out.")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadenza_lib.audio.acoustics import hrtf_file_name, read_header
+from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.core.files import absolute_path, find_path, list_folder, normal_form
@@ -77,7 +77,7 @@ def _check_folder(root: Path) -> list[Finding]:
     songs = [song for songs_of_split in folders.values() for song in songs_of_split]
     if not songs:
         raise CorpusError(
-            f"{root} has neither metadata/ nor folders with {', '.join(SIGNALS)}.wav; see data/README.md for the tree."
+            f"{root} has neither metadata/ nor folders with {', '.join(SIGNALS)}.wav; see data/README.md."
         )
     return [
         *(Finding("OK", split, f"{len(there)} songs in MUSDB18-HQ's layout") for split, there in folders.items()),
@@ -162,7 +162,9 @@ def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[s
     dry_here, heard_here = ({song for song, folder in songs.items() if folder.is_dir()} for songs in (dry, heard))
     positions = {scene.head_loudspeaker_positions for scene in split.scenes.values()}
     hrtfs_here = all(
-        path.exists() for position in positions & corpus.head_positions.keys() for path in _hrtf_files(corpus, position)
+        path.exists()
+        for position in positions & corpus.head_positions.keys()
+        for path in corpus.hrtf_files(corpus.head_positions[position])
     )
     ready = [
         scene
@@ -226,7 +228,7 @@ def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> l
 
 
 def _check_hrtfs(corpus: Corpus) -> list[Finding]:
-    files = sorted({path for position in corpus.head_positions for path in _hrtf_files(corpus, position)})
+    files = sorted({path for position in corpus.head_positions.values() for path in corpus.hrtf_files(position)})
     gone = [path for path in files if not path.exists()]
     if len(gone) == len(files):
         return [Finding("MISSING", "audio/hrtf", f"none of {len(files)} HRTFs, so nothing can be simulated")]
@@ -239,12 +241,6 @@ def _check_hrtfs(corpus: Corpus) -> list[Finding]:
     if len(lengths := {header.frames for header in headers if not header.problem}) > 1:
         problems.append(f"HRTFs differ in length: {', '.join(map(str, sorted(lengths)))} taps")
     return findings + _damage("audio/hrtf", problems)
-
-
-def _hrtf_files(corpus: Corpus, position: str) -> list[Path]:
-    head = corpus.head_positions[position]
-    angles = (-abs(head.left_angle), abs(head.right_angle))
-    return [corpus.hrtf_folder / hrtf_file_name(head.mic, head.subject, angle) for angle in angles]
 
 
 def _song_headers(folder: Path, for_import: bool) -> list[_Header]:

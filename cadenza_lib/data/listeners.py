@@ -114,9 +114,7 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
     if len(frequencies) < 2 or frequencies[0] <= 0:
         raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} needs at least two frequencies above 0 Hz.")
     if (np.diff(frequencies) <= 0).any():
-        raise CorpusError(
-            f"{where}: audiogram_cfs {frequencies.tolist()} must rise, each frequency once; sort it and its levels."
-        )
+        raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} must rise; sort it and its levels.")
     lowest, highest = _FREQUENCY_BOUNDS_HZ
     if frequencies[0] < lowest or frequencies[-1] > highest:
         hint = "they look like kHz, so multiply them by 1000" if frequencies[-1] <= lowest else "correct the audiogram"
@@ -128,16 +126,13 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
     for ear, key in zip(EARS, _KEYS[2:], strict=True):
         levels = _numbers(entry[key], f"{where}: {key}")
         if len(levels) != len(frequencies):
-            raise CorpusError(
-                f"{where}: {key} has {len(levels)} thresholds for {len(frequencies)} frequencies; give one for each."
-            )
+            counts = f"{len(levels)} thresholds for {len(frequencies)} frequencies"
+            raise CorpusError(f"{where}: {key} has {counts}; give one for each.")
         low, high = _THRESHOLD_BOUNDS_DB_HL
         outside = levels[(levels < low) | (levels > high)]
         if outside.size:
-            worst = outside[0]
-            raise CorpusError(
-                f"{where}: {ear} threshold {worst:g} dB HL lies outside {low:g} to {high:g}; correct the audiogram."
-            )
+            bounds = f"outside {low:g} to {high:g}"
+            raise CorpusError(f"{where}: {ear} threshold {outside[0]:g} dB HL lies {bounds}; correct the audiogram.")
         audiograms.append(Audiogram(levels=levels, frequencies=frequencies))
     return Listener(audiogram_left=audiograms[0], audiogram_right=audiograms[1], id=name)
 
@@ -209,7 +204,7 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
     pta = {name: ears for name, ears in averages.items() if not np.isnan(ears).any()}
     if not 1 <= n_listeners <= len(pta):
         raise ParameterError(
-            f"n_listeners {n_listeners} must lie between 1 and {len(pta)}, the number with a pure-tone average."
+            f"n_listeners {n_listeners} must lie between 1 and {len(pta)}, those with a pure-tone average."
         )
     if len(pta) < len(listeners):
         _LOGGER.warning("%d of %d listeners have no pure-tone average.", len(listeners) - len(pta), len(listeners))

@@ -38,9 +38,8 @@ class Split:
             If the split has no listener of this id.
         """
         if name not in self.listeners:
-            raise ParameterError(
-                f"Listener {name!r} is not in split {self.name!r}; it has {', '.join(self.listeners) or 'none'}."
-            )
+            names = ", ".join(self.listeners) or "none"
+            raise ParameterError(f"Listener {name!r} is not in split {self.name!r}; it has {names}.")
         return self.listeners[name]
 
 
@@ -121,9 +120,8 @@ def load_head_positions(path: Path) -> dict[str, HeadPosition]:
             is_sound = all(abs(angle) <= 180 for angle in (position.left_angle, position.right_angle))
             is_sound &= all(file_name(part) == part for part in (position.subject, position.mic))
         except TypeError as error:
-            raise CorpusError(
-                f"{path}: {name} is {entry!r}; it needs subject, left_angle, right_angle (degrees) and mic."
-            ) from error
+            needs = "subject, left_angle, right_angle (degrees) and mic"
+            raise CorpusError(f"{path}: {name} is {entry!r}; it needs {needs}.") from error
         if not is_sound:
             raise CorpusError(
                 f"{path}: {name} is {entry!r}; angles must lie from -180 to 180 degrees, and subject and mic be "
@@ -174,9 +172,8 @@ def _scene(entry: Any, where: str) -> Scene:
     try:
         return fill(Scene, entry, further_keys=True)
     except TypeError as error:
-        raise CorpusError(
-            f"{where} is {entry!r}; it needs the ids of music, gain and head_loudspeaker_positions."
-        ) from error
+        needs = "the ids of music, gain and head_loudspeaker_positions"
+        raise CorpusError(f"{where} is {entry!r}; it needs {needs}.") from error
 
 
 def _check_name(name: str, names: Mapping[str, Any], where: str, kind: str, source: str) -> None:

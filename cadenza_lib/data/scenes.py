@@ -144,10 +144,8 @@ def sample_scene_listeners(
     """Draw the listeners of each scene as the official sampler does."""
     listeners = list(listeners)
     if not 1 <= listeners_per_scene <= len(listeners):
-        raise ParameterError(
-            f"listeners_per_scene {listeners_per_scene} must lie between 1 and the number of listeners, "
-            f"{len(listeners)}."
-        )
+        most = f"{len(listeners)}, the number of listeners"
+        raise ParameterError(f"listeners_per_scene {listeners_per_scene} must lie between 1 and {most}.")
     generator = np.random.RandomState(legacy_seed(_LISTENER_SEED))
     return {scene: _choose(generator, listeners, listeners_per_scene) for scene in scenes}
 

@@ -9,9 +9,8 @@ a song whose dry files or responses have changed is written again. Songs of othe
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,21 +143,19 @@ def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, job
     if plan.needed_bytes > plan.free_bytes:
         raise CorpusError(
             f"{corpus.root} has {plan.free_bytes / 1e9:.1f} GB free, but the {len(plan.missing)} songs at the ears of "
-            f"split {split_name!r} take {plan.needed_bytes / 1e9:.1f} GB; make room, or leave them to be simulated "
-            f"whenever they are read."
+            f"{split_name!r} take {plan.needed_bytes / 1e9:.1f} GB; make room, or let them be simulated when read."
         )
     by_song: dict[str, list[str]] = defaultdict(list)
     for name in plan.missing:
         by_song[plan.songs[name]["Original Track Name"]].append(name)
+    threads = torch.get_num_threads()
     bar = tqdm(total=len(plan.songs), initial=len(plan.songs) - len(plan.missing), unit="song", disable=not progress)
-    with bar, _one_thread_each(), ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with bar, ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         split = corpus.split(split_name)
         sources = {name: _source(corpus, split, plan.songs[name]) for name in plan.missing}  # before they are read
         # The five files of a song start together, so that few songs are ever unfinished.
         files = {
-            song: [
-                pool.submit(_simulate_file, corpus, split_name, plan.songs, song, names, signal) for signal in SIGNALS
-            ]
+            song: [pool.submit(_simulate_file, corpus, split, plan.songs, song, names, signal) for signal in SIGNALS]
             for song, names in by_song.items()
         }
         try:
@@ -170,25 +167,16 @@ def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, job
                     bar.update()
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # the workers have set it to one for the whole process
             for name in plan.missing:
                 shutil.rmtree(_unfinished(corpus.at_ear_folder(plan.songs[name])), ignore_errors=True)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Restore torch's number of threads, which each worker sets to one for the whole process."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _simulate_file(
-    corpus: Corpus, split_name: str, songs: Mapping[str, dict[str, Any]], song: str, names: list[str], signal: str
+    corpus: Corpus, split: Split, songs: Mapping[str, dict[str, Any]], song: str, names: list[str], signal: str
 ) -> None:
     """Write one signal of a dry song as it sounds at each head position."""
-    folder = corpus.music_folder(corpus.split(split_name).songs[song])
+    folder = corpus.music_folder(split.songs[song])
     dry = read_audio(signal_file(folder, signal), SAMPLE_RATE)
     dry_lufs = integrated_loudness(dry, SAMPLE_RATE)
     for name in names:

@@ -72,9 +72,7 @@ class SongFolder(Song):
         """Return the five files by signal; only a mixture that is missing is refused, with its own remedy."""
         files = {name: signal_file(self.path, name) for name in SIGNALS}
         if [name for name, file in files.items() if not os.path.exists(file)] == ["mixture"]:
-            raise AudioError(
-                f"{files['mixture']} does not exist; import the song with cadenza data import, which sums its stems."
-            )
+            raise AudioError(f"{files['mixture']} does not exist; cadenza data import makes it of the stems.")
         return files
 
     def length(self) -> int:
@@ -109,10 +107,8 @@ class SongFolder(Song):
     def _check_lengths(self, lengths: Mapping[str, int]) -> None:
         for name, length in lengths.items():
             if length != lengths["mixture"]:
-                raise AudioError(
-                    f"{signal_file(self.path, name)} has {length} samples but mixture.wav has {lengths['mixture']}; "
-                    f"all five files of a song must have one length."
-                )
+                both = f"{length} samples but mixture.wav has {lengths['mixture']}"
+                raise AudioError(f"{signal_file(self.path, name)} has {both}; give files of one length.")
 
 
 def signal_file(folder: Path, name: str) -> Path:

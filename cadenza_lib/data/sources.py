@@ -50,9 +50,7 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
         _check_one_split(source, folders)
         songs = [_from_folder(folder) for folder in folders]
     if not songs:
-        raise CorpusError(
-            f"{source} has no songs: no folders with {', '.join(STEMS)}.wav, and no data.json of MoisesDB."
-        )
+        raise CorpusError(f"{source} has no folders with {', '.join(STEMS)}.wav, and no data.json of MoisesDB.")
     names = [name for name, _ in songs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -72,10 +70,8 @@ def _check_one_split(source: Path, folders: Sequence[Path]) -> None:
     }
     if len(parts) > 1:
         first, second = sorted(parts)[:2]
-        raise CorpusError(
-            f"{source} has songs both in {first} and in {second}, which would join one split; import one of them at a "
-            f"time, such as {source / max(parts)}."
-        )
+        remedy = f"import one of them at a time, such as {source / max(parts)}"
+        raise CorpusError(f"{source} has songs both in {first} and in {second}; {remedy}.")
 
 
 def _from_folder(folder: Path) -> tuple[str, Sources]:
@@ -108,9 +104,7 @@ def _from_moisesdb(card: Path) -> tuple[str, Sources]:
         if outside := [path for paths in files.values() for path in paths if not is_inside(path, card.parent)]:
             raise ValueError(f"{outside[0]} is not beside it")
     except (KeyError, TypeError, ValueError) as error:
-        raise CorpusError(
-            f"{card} is not the card of a song of MoisesDB ({error!r}); repair it, or move the song elsewhere."
-        ) from error
+        raise CorpusError(f"{card} is not the card of a song of MoisesDB ({error!r}); repair it.") from error
     return _file_name(name), files
 
 
@@ -139,9 +133,9 @@ def check_headers(name: str, files: Sources) -> int:
                 f"{lengths['mixture']}; give files of one length, or no mixture, which is then the sum of the stems."
             )
     if max(lengths.values()) < BLOCK_S * SAMPLE_RATE:
+        duration_s = max(lengths.values()) / SAMPLE_RATE
         raise AudioError(
-            f"The song {name!r} lasts {max(lengths.values()) / SAMPLE_RATE:.3f} s, but its loudness needs {BLOCK_S} s; "
-            f"leave it out."
+            f"The song {name!r} lasts {duration_s:.3f} s, but its loudness needs {BLOCK_S} s; leave it out."
         )
     return max(lengths.values())
 

@@ -72,9 +72,7 @@ def import_songs(source: Path | str, root: Path | str, split: str, progress: boo
     states = {name: "replaced" if (folder / name).exists() else "added" for name in missing}
     needed = sum(len(SIGNALS) * _BYTES_PER_SAMPLE * lengths[name] for name in missing if not _can_link(songs[name]))
     if needed > (free := shutil.disk_usage(folder).free):
-        raise CorpusError(
-            f"{folder} has {free / 1e9:.1f} GB free, but the songs take {needed / 1e9:.1f} GB; make room."
-        )
+        raise CorpusError(f"{folder} has {free / 1e9:.1f} GB free, but songs take {needed / 1e9:.1f} GB; make room.")
     for name in tqdm(missing, unit="song", disable=not progress):
         _place(folder / name, songs[name], source)
     new = [entry for name, entry in entries.items() if name not in present]
@@ -127,9 +125,7 @@ def draw_scenes(
     changed = {path: entries for path, entries in content.items() if not path.exists() or read_json(path) != entries}
     for path in changed:
         if path.exists() and not force:
-            raise CorpusError(
-                f"{path} holds others than would be drawn; choose another split, or replace it (--force)."
-            )
+            raise CorpusError(f"{path} holds others than would be drawn; choose another split, or use --force.")
     for path, entries in changed.items():
         write_json(path, entries, official=True)
     return len(scenes), sum(len(listeners) for listeners in scene_listeners.values())
@@ -160,9 +156,7 @@ def _is_imported(folder: Path, files: Sources, source: Path) -> bool:
         return False
     if {absolute_path(path.parent) for paths in files.values() for path in paths} == {absolute_path(folder)}:
         if not is_whole(files):
-            raise CorpusError(
-                f"{folder} lacks a mixture or is mono; move it out of the corpus, and import it from there."
-            )
+            raise CorpusError(f"{folder} lacks a mixture or is mono; move it out of the corpus, and import it.")
         return True
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {"Source": "elsewhere"}
     if not isinstance(record, dict) or not isinstance(record.get("Source"), str):
@@ -171,8 +165,7 @@ def _is_imported(folder: Path, files: Sources, source: Path) -> bool:
         return all(signal_file(folder, signal).exists() for signal in SIGNALS)  # not where links lead nowhere
     if record["Source"] != str(source):
         raise CorpusError(
-            f"{folder} holds a song from {record['Source']}, and {source} has another of that name; rename one or "
-            f"choose another split."
+            f"{folder} holds a song from {record['Source']}, and {source} has another of that name; rename one."
         )
     return False
 

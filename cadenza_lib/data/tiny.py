@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from cadenza_lib.audio.acoustics import hrtf_file_name, quantise_16bit
+from cadenza_lib.audio.acoustics import hrtf_files, quantise_16bit
 from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.files import make_directory, write_json
@@ -68,8 +68,8 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
     folder = make_directory(root / "audio" / "hrtf")
     for position in positions.values():
         angles = (position.left_angle, position.right_angle)
-        for angle, ears in zip(angles, spherical_head_hrtf(*angles), strict=True):
-            path = folder / hrtf_file_name(position.mic, position.subject, angle)
+        files = hrtf_files(folder, position.mic, position.subject, *angles)
+        for path, ears in zip(files, spherical_head_hrtf(*angles), strict=True):
             soundfile.write(path, ears.numpy().T, SAMPLE_RATE, subtype="FLOAT")
     return root
 

@@ -42,13 +42,10 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
         architecture, arguments = card["architecture"], card["arguments"]
         sources = tuple(map(str, arguments["sources"]))
     except (KeyError, TypeError) as error:
-        raise ModelError(
-            f"{card_path} does not describe a network ({error}); it needs an architecture and its arguments."
-        ) from error
+        needs = "an architecture and its arguments"
+        raise ModelError(f"{card_path} does not describe a network ({error}); it needs {needs}.") from error
     if architecture not in list(ARCHITECTURES):  # a list, since the card may hold a value without a hash
-        raise ModelError(
-            f"{card_path} describes the architecture {architecture!r}; only {list(ARCHITECTURES)} are known."
-        )
+        raise ModelError(f"{card_path} describes the architecture {architecture!r}; use one of {list(ARCHITECTURES)}.")
     check_sources(sources, str(card_path))
     try:
         state = bare_names(load_file(path))
@@ -65,10 +62,8 @@ def load_checkpoint(path: Path) -> tuple[torch.nn.Module, tuple[str, ...]]:
     except ModelError:
         raise
     except Exception as error:  # networks answer to wrong arguments in many ways
-        raise ModelError(
-            f"{card_path} holds arguments that {architecture!r} does not take ({str(error).rstrip('.')}); "
-            f"use the card that was written with the checkpoint."
-        ) from error
+        reason = f"holds arguments that {architecture!r} does not take ({str(error).rstrip('.')})"
+        raise ModelError(f"{card_path} {reason}; {remedy}.") from error
     return network, sources
 
 

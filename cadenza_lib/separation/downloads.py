@@ -146,7 +146,5 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"it is not a dictionary of tensors, nor has one as {', '.join(_WRAPPERS[:-1])} or {_WRAPPERS[-1]}"
-        )
+        raise ValueError(f"it is not a dictionary of tensors, nor has one as {' or '.join(_WRAPPERS)}")
     return bare_names(state)

@@ -106,10 +106,8 @@ class OpenUnmix(nn.Module):
     def _stft(self, signal: Tensor) -> Tensor:
         """Return the complex spectrogram `(batch, channel, bin, frame)` of a signal `(batch, channel, time)`."""
         if signal.shape[-1] <= self.n_fft // 2:  # the first frame mirrors the signal's beginning
-            raise AudioError(
-                f"A signal of {signal.shape[-1]} samples is too short for Open-Unmix; it needs more than "
-                f"{self.n_fft // 2}."
-            )
+            length = f"{signal.shape[-1]} samples"
+            raise AudioError(f"A signal of {length} is too short for Open-Unmix; give more than {self.n_fft // 2}.")
         spectrum = torch.stft(
             signal.flatten(0, 1), self.n_fft, self.hop_length, window=self.window, return_complex=True
         )

@@ -36,12 +36,8 @@ UMXHQ_FILES = {
 
 _OUTSIDE_THE_RULES = "has been trained on data that the challenge's rules exclude"
 _TORCHAUDIO_PLUS = "hdemucs_high_trained.pt"
-_TORCHAUDIO_ARGUMENTS: dict[str, Any] = {
-    "sources": ["drums", "bass", "other", "vocals"],
-    "channels": 48,
-    "nfft": 4096,
-    "depth": 6,
-}
+_TORCHAUDIO_SOURCES = ["drums", "bass", "other", "vocals"]
+_TORCHAUDIO_ARGUMENTS: dict[str, Any] = {"sources": _TORCHAUDIO_SOURCES, "channels": 48, "nfft": 4096, "depth": 6}
 _TORCHAUDIO_PREFIXES = {
     "freq_encoder.": "encoder.",
     "freq_decoder.": "decoder.",

@@ -143,10 +143,8 @@ def _make(name: str) -> Any:
         return load_checkpoint(path)
     if path.suffix == ".pt":
         return load_torchaudio_hdemucs(path)
-    raise ModelError(
-        f"Separator {name!r} is unknown; use one of {list(SEPARATORS)} or the path of a checkpoint, .safetensors or "
-        f".pt."
-    )
+    names = f"one of {list(SEPARATORS)} or the path of a checkpoint, .safetensors or .pt"
+    raise ModelError(f"Separator {name!r} is unknown; use {names}.")
 
 
 def checkpoint_path(name: str) -> Path | None:
@@ -170,9 +168,7 @@ def network_card(name: str, network: torch.nn.Module) -> dict[str, Any]:
         return read_json(path.with_suffix(".json"))
     architecture, made_with = architecture_name(network), getattr(network, "_init_args_kwargs", None)  # by demucs
     if architecture is None or made_with is None:
-        raise ModelError(
-            f"{name!r} cannot be trained on; start from a .safetensors checkpoint or one of {DEMO_MODELS}."
-        )
+        raise ModelError(f"{name!r} cannot be trained on; start from a .safetensors checkpoint or {DEMO_MODELS}.")
     return {
         "architecture": architecture,
         "arguments": made_with[1],

@@ -325,7 +325,7 @@ def test_listeners_without_a_pure_tone_average_are_not_chosen_and_counted(caplog
     people = {one.id: one for one in (measured_to(2000), measured_to(6000), tiny_listener())}
     assert spread_listeners(people, 2, ["250-2000"]) == ["250-6000", "tiny"]
     assert "1 of 3 listeners have no pure-tone average." in caplog.text
-    with pytest.raises(ParameterError, match="n_listeners 3 must lie between 1 and 2, the number with a pure-tone"):
+    with pytest.raises(ParameterError, match="n_listeners 3 must lie between 1 and 2, those with a pure-tone"):
         spread_listeners(people, 3)
 
 

@@ -288,7 +288,7 @@ def bad_source(tmp_path: Path, case: str) -> Path:
 @pytest.mark.parametrize(
     ("case", "error", "match"),
     [
-        ("nothing", CorpusError, "source has no songs"),
+        ("nothing", CorpusError, "source has no folders with vocals"),
         ("table without column", CorpusError, r"songs\.csv has no column 'other'"),
         ("table with missing file", CorpusError, r"v\.wav of the song 'A' does not exist"),
         ("table with one name twice", CorpusError, r"more than one song 'A'"),

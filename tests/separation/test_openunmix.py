@@ -156,7 +156,7 @@ def test_an_empty_bin_is_not_blown_up():
 
 
 def test_a_signal_of_half_a_window_is_refused():
-    with pytest.raises(AudioError, match="2048 samples is too short for Open-Unmix; it needs more than 2048"):
+    with pytest.raises(AudioError, match="2048 samples is too short for Open-Unmix; give more than 2048"):
         OpenUnmix(STEMS, hidden_size=4)(torch.randn(1, 2, 2048))
 
 

@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
     [
         (
             {"architecture": "spleeter"},
-            r"architecture 'spleeter'; only \['hdemucs', 'hdemucs_masked', 'openunmix'\] are known",
+            r"architecture 'spleeter'; use one of \['hdemucs', 'hdemucs_masked', 'openunmix'\]",
         ),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
         ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
