@@ -2,7 +2,7 @@ from . import analysis, audio, chain, core, data, figures, haaqi, listening, run
 from .chain.fusion import fuse
 from .chain.pipeline import ChainSettings, enhance
 from .core.errors import CadenzaError
-from .data.demo import open_corpus
+from .data.opening import open_corpus
 from .haaqi import HaaqiReference, compute_haaqi
 from .listening.player import Player
 from .runs.notebooks import execute

@@ -25,13 +25,9 @@ from cadenza_lib.core.files import DATA, atomic_path, read_json
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.scenes import GAIN_STEPS_DB
 from cadenza_lib.data.synthesis import render_song
-from cadenza_lib.separation.openunmix import OpenUnmix
-from cadenza_lib.separation.separators import (
-    ARCHITECTURES,
-    load_network,
-    network_separator,
-    save_checkpoint,
-)
+from cadenza_lib.separation.checkpoints import save_checkpoint
+from cadenza_lib.separation.registry import ARCHITECTURES
+from cadenza_lib.separation.separators import load_network, network_separator
 
 FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
 HELD_OUT_SEEDS = range(900, 908)
@@ -74,8 +70,8 @@ def main() -> None:
     songs = [render_song(FIRST_SEED + index) for index in tqdm(range(arguments.songs), desc="songs")]
     held_out = [render_song(seed, HELD_OUT_DURATION_S) for seed in HELD_OUT_SEEDS]
     torch.manual_seed(arguments.seed)
-    network = ARCHITECTURES[arguments.architecture](**ARGUMENTS[arguments.architecture])
-    if isinstance(network, OpenUnmix):
+    network = ARCHITECTURES[arguments.architecture].factory(**ARGUMENTS[arguments.architecture])
+    if arguments.architecture == "openunmix":
         network.standardise_input(song.sum(0) for song in songs)
         for target in network.target_models.values():  # begin with equal shares instead of four times the mixture
             torch.nn.init.constant_(target.output_mean, 1 / len(STEMS))

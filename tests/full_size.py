@@ -6,12 +6,13 @@ from pathlib import Path
 
 import soundfile
 
-from cadenza_lib.audio.acoustics import hrtf_file_name, spherical_head_hrtf
+from cadenza_lib.audio.acoustics import hrtf_file_name
+from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.files import make_directory, read_json, write_json
-from cadenza_lib.data.corpus import SIGNALS
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import LOUDSPEAKER_ANGLES_DEG, gain_grid, head_positions
+from cadenza_lib.data.songs import SIGNALS
+from cadenza_lib.data.tiny import tiny_corpus
 
 SUBJECTS = [f"VP_{sex}{number}" for sex in "EN" for number in range(1, 9)]  # 16 heads
 

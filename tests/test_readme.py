@@ -21,8 +21,8 @@ from test_imports import ROOMS
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.files import write_json
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.separation.separators import load
 

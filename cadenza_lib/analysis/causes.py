@@ -27,8 +27,8 @@ from cadenza_lib.analysis.statistics import (
 from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
 from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import SEVERITY_CLASSES, Listener
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.scoring.levels import LEVEL_COLUMNS, OUTPUT_LEVELS_DB, crossed_pairs, evaluate_levels
 
 __all__ = [
@@ -60,7 +60,7 @@ def level_experiment(
     Parameters
     ----------
     corpus, split
-        As for `demo.open_corpus`.
+        As for `data.open_corpus`.
     system
         As for `separation.load`.
     n_listeners, n_scenes

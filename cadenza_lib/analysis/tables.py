@@ -15,8 +15,8 @@ from cadenza_lib.analysis.statistics import bootstrap_interval, bootstrap_weight
 from cadenza_lib.chain.pipeline import OFFICIAL
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Listener, audiogram_identity, audiogram_table, ear_table, load_listeners
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.scoring.evaluation import AUDIOGRAM, EAR_COLUMNS, Settings, read_scores, read_settings, scores_path
 from cadenza_lib.training.finetuning import read_result
 
@@ -191,7 +191,7 @@ def listeners_and_gains_db(
     Parameters
     ----------
     corpus, split
-        As for `demo.open_corpus`; without a corpus, "", the gains are unknown.
+        As for `data.open_corpus`; without a corpus, "", the gains are unknown.
     listeners_file
         A `listeners.*.json` in the place of the split's listeners.
 

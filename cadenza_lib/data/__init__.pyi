@@ -1,7 +1,7 @@
 from .corpus import AtEarSong, Corpus
 from .datasets import check_data
-from .demo import open_corpus
 from .listeners import Listener, audiogram_table, measurement_note
+from .opening import open_corpus
 from .scenes import Scene, choose_pairs, sample_scenes, spread_scenes
 from .simulation import simulate
 

@@ -1,4 +1,4 @@
-"""What a data set on disk has, lacks and can run, with its damage; by the headers of its files alone.
+"""What a data set on disk has, lacks and can run, and its damage; only the headers of audio files are read.
 
 A data set is a corpus in the challenge's layout, or a folder of songs in MUSDB18-HQ's (`train/<song>/<stem>.wav`).
 """
@@ -10,25 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cadenza_lib.audio.acoustics import hrtf_file_name, read_header
+from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.core.files import absolute_path, find_path, list_folder, normal_form
-from cadenza_lib.data.corpus import READERS, SIGNALS, Corpus, Split, signal_file
+from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import measurement_note
+from cadenza_lib.data.songs import READERS, SIGNALS, signal_file
 
-__all__ = ["MUSDB18_SPLITS", "Finding", "check_data", "song_folders"]
+__all__ = ["MUSDB18_SPLITS", "check_data", "song_folders"]
 
 MUSDB18_SPLITS = ("train", "test")
 """Directories that songs of MUSDB18-HQ lie in."""
 
-_MOST = 5  # examples of one kind of damage that are told one by one
+_MOST = 5  # problems of a kind that are listed; the others are counted
 _METADATA = ("scenes", "scene_listeners", "listeners", "musdb18", "at_mic_music")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found; only "DAMAGE" must be repaired."""
+    """A line of the report; only "DAMAGE" must be repaired."""
 
     status: str  # "OK", "NOTE", "MISSING" or "DAMAGE"
     subject: str
@@ -37,7 +38,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a sound file says, and what is wrong with it."""
+    """The content of a sound file's header, and what is wrong with the file."""
 
     path: Path
     frames: int = 0
@@ -46,19 +47,19 @@ class _Header:
 
 
 def check_data(path: Path | str) -> list[Finding]:
-    """Look at a corpus or a folder of songs.
+    """Check a corpus or a folder of songs, and return a report.
 
     Returns
     -------
     list of Finding
-        In the order in which a reader wants them: metadata, splits, audio, damage.
+        In this order: metadata, splits, audio, damage.
 
     Raises
     ------
     CorpusError
-        If there is no such directory, or nothing in it is known.
+        If the directory does not exist, or is neither a corpus nor a folder of songs.
     ParameterError
-        If the name of the directory, or of one of a song in it, is not UTF-8.
+        If the name of the directory, or of a song in it, is not UTF-8.
     """
     root = absolute_path(path)
     if not root.is_dir():
@@ -73,13 +74,13 @@ def _check_folder(root: Path) -> list[Finding]:
     """Check a folder of songs in MUSDB18-HQ's layout."""
     folders = {split: song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
     folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
-    songs = [folder for found in folders.values() for folder in found]
+    songs = [song for songs_of_split in folders.values() for song in songs_of_split]
     if not songs:
         raise CorpusError(
-            f"{root} has neither metadata/ nor folders with {', '.join(SIGNALS)}.wav; see data/README.md for the tree."
+            f"{root} has neither metadata/ nor folders with {', '.join(SIGNALS)}.wav; see data/README.md."
         )
     return [
-        *(Finding("OK", split, f"{len(found)} songs in MUSDB18-HQ's layout") for split, found in folders.items()),
+        *(Finding("OK", split, f"{len(there)} songs in MUSDB18-HQ's layout") for split, there in folders.items()),
         Finding("NOTE", "metadata", "none; cadenza data import makes these songs part of a corpus"),
         *_check_songs("songs", songs, for_import=True),
         *_check_case(songs),
@@ -94,8 +95,8 @@ def song_folders(folder: Path) -> list[Path]:
     ParameterError
         If a name is not UTF-8.
     """
-    wanted = {f"{name}.{suffix}" for name in SIGNALS for suffix in ("wav", "flac")}
-    return [song for song in _subfolders(folder) if wanted & {file.name.lower() for file in song.iterdir()}]
+    names = {f"{name}.{suffix}" for name in SIGNALS for suffix in ("wav", "flac")}
+    return [song for song in _subfolders(folder) if names & {file.name.lower() for file in song.iterdir()}]
 
 
 def _check_corpus(root: Path) -> list[Finding]:
@@ -112,19 +113,18 @@ def _check_corpus(root: Path) -> list[Finding]:
         findings += _check_split(corpus, name, named)
     findings += _check_hrtfs(corpus)
     for kind in ("music", "at_mic_music"):
-        found = [
-            song for folder in _subfolders(find_path(root / "audio" / kind, root)) for song in song_folders(folder)
-        ]
-        if found:
-            findings += _check_songs(f"audio/{kind}", found)
-            findings += _check_case(found)
-        if extra := [song for song in found if song not in named]:
+        splits = _subfolders(find_path(root / "audio" / kind, root))
+        songs = [song for split in splits for song in song_folders(split)]
+        if songs:
+            findings += _check_songs(f"audio/{kind}", songs)
+            findings += _check_case(songs)
+        if extra := [song for song in songs if song not in named]:
             findings.append(Finding("NOTE", f"audio/{kind}", f"{_examples(extra)} not named by any metadata"))
     return findings
 
 
 def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
-    """Check the metadata of a split and whether what they name is there; add its folders to `named`."""
+    """Check the metadata of a split and whether what they name exists; add its folders to `named`."""
     missing = [kind for kind in _METADATA[:3] if not corpus.metadata_file(f"{kind}.{name}.json").exists()]
     if not any(corpus.metadata_file(f"{kind}.{name}.json").exists() for kind in _METADATA[3:]):
         missing.append("musdb18 or at_mic_music")
@@ -156,13 +156,15 @@ def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
 
 
 def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[str, Path]) -> str:
-    """Say how large a split is and what can be run with it."""
+    """Return how large a split is and what can be run with it."""
     pairs = sum(len(listeners) for listeners in split.scene_listeners.values())
     counts = f"{len(split.scenes)} scenes, {len(split.listeners)} listeners, {pairs} scene-listener pairs"
     dry_here, heard_here = ({song for song, folder in songs.items() if folder.is_dir()} for songs in (dry, heard))
     positions = {scene.head_loudspeaker_positions for scene in split.scenes.values()}
     hrtfs_here = all(
-        path.exists() for position in positions & corpus.head_positions.keys() for path in _hrtf_files(corpus, position)
+        path.exists()
+        for position in positions & corpus.head_positions.keys()
+        for path in corpus.hrtf_files(corpus.head_positions[position])
     )
     ready = [
         scene
@@ -178,20 +180,20 @@ def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[s
 
 
 def _check_old_names(corpus: Corpus) -> Iterator[Finding]:
-    """Say which names on the disk are not today's, though they are understood."""
+    """Yield the names on the disk that differ from the current ones and are understood all the same."""
     heads = corpus.metadata_file("head_loudspeaker_positions.json")
     if heads.stem.lower() != "head_loudspeaker_positions":
         yield Finding(
             "NOTE", "metadata", f"{heads.name}, of an older version, is read as head_loudspeaker_positions.json"
         )
     for folder in ("metadata", "audio", "audio/music", "audio/at_mic_music", "audio/hrtf"):
-        found = find_path(corpus.root / folder, corpus.root)
-        if found.exists() and found != corpus.root / folder:
-            yield Finding("NOTE", folder, f"is spelt {found.relative_to(corpus.root)}, which is understood")
+        path = find_path(corpus.root / folder, corpus.root)
+        if path.exists() and path != corpus.root / folder:
+            yield Finding("NOTE", folder, f"is spelt {path.relative_to(corpus.root)}, which is understood")
 
 
 def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
-    """Say which songs are spelt in another case, and find names that only case or normal form tell apart."""
+    """Yield songs that are spelt in upper case, and names that differ in case or normal form alone."""
     songs = list(songs)
     other = [
         song
@@ -205,12 +207,12 @@ def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
     paths = [path for song in songs for path in (song, *list_folder(song))]
     names = Counter(normal_form(str(path)).lower() for path in paths)
     if twice := [name for name, count in names.items() if count > 1]:
-        told = f"names that only upper and lower case tell apart, or Unicode's normal form: {_examples(twice)}"
-        yield Finding("DAMAGE", "duplicates", told)
+        detail = f"names that differ only in case or in Unicode's normal form: {_examples(twice)}"
+        yield Finding("DAMAGE", "duplicates", detail)
 
 
 def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> list[Finding]:
-    """Check the files of each song by their headers; songs that are to be imported may be mono or lack the mixture."""
+    """Check the headers of each song's files; songs to be imported may be mono or lack the mixture."""
     with ThreadPoolExecutor(READERS) as pool:
         headers = list(pool.map(lambda folder: _song_headers(folder, for_import), songs))
     size = sum(header.bytes for song in headers for header in song)
@@ -226,7 +228,7 @@ def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> l
 
 
 def _check_hrtfs(corpus: Corpus) -> list[Finding]:
-    files = sorted({path for position in corpus.head_positions for path in _hrtf_files(corpus, position)})
+    files = sorted({path for position in corpus.head_positions.values() for path in corpus.hrtf_files(position)})
     gone = [path for path in files if not path.exists()]
     if len(gone) == len(files):
         return [Finding("MISSING", "audio/hrtf", f"none of {len(files)} HRTFs, so nothing can be simulated")]
@@ -241,12 +243,6 @@ def _check_hrtfs(corpus: Corpus) -> list[Finding]:
     return findings + _damage("audio/hrtf", problems)
 
 
-def _hrtf_files(corpus: Corpus, position: str) -> list[Path]:
-    head = corpus.head_positions[position]
-    angles = (-abs(head.left_angle), abs(head.right_angle))
-    return [corpus.hrtf_folder / hrtf_file_name(head.mic, head.subject, angle) for angle in angles]
-
-
 def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
     files = {name: signal_file(folder, name) for name in SIGNALS}
     if for_import and not files["mixture"].exists():
@@ -255,7 +251,7 @@ def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
 
 
 def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
-    """Read the header of a sound file, and tell what is wrong with it."""
+    """Return the header of a sound file, or the problem with it."""
     try:
         return _Header(path, read_header(path, SAMPLE_RATE, channels).frames, path.stat().st_size)
     except AudioError as error:
@@ -263,19 +259,17 @@ def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
 
 
 def _split_names(corpus: Corpus) -> list[str]:
-    """Return the splits that any file of metadata is of, in alphabetical order."""
+    """Return the splits that have any file of metadata, in alphabetical order."""
     files = [path.name.split(".") for path in list_folder(corpus.metadata) if path.suffix == ".json"]
     return sorted({parts[1] for parts in files if len(parts) == 3 and parts[0].lower() in _METADATA})
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [
-        path for path in list_folder(folder) if path.is_dir()
-    ]  # no hidden ones: these are songs that are unfinished
+    return [path for path in list_folder(folder) if path.is_dir()]  # hidden ones are unfinished songs
 
 
 def _damage(subject: str, problems: list[str]) -> list[Finding]:
-    """Tell the first problems one by one, and count the others."""
+    """Return the first problems, and the number of the others."""
     findings = [Finding("DAMAGE", subject, problem) for problem in problems[:_MOST]]
     if len(problems) > _MOST:
         findings.append(Finding("DAMAGE", subject, f"and {len(problems) - _MOST} more"))
@@ -283,7 +277,7 @@ def _damage(subject: str, problems: list[str]) -> list[Finding]:
 
 
 def _examples(items: list[Any]) -> str:
-    """Return up to three items and how many more there are."""
+    """Return up to three items, and the number of the others."""
     shown = ", ".join(str(item) for item in items[:3])
     return f"{shown} and {len(items) - 3} more" if len(items) > 3 else shown
 

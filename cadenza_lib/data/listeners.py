@@ -23,38 +23,21 @@ from cadenza_lib.core.files import read_metadata
 from cadenza_lib.core.identity import digest
 
 __all__ = [
-    "BISGAARD_FREQUENCIES",
-    "BISGAARD_THRESHOLDS_DB_HL",
-    "HIGH_FREQUENCY_BAND",
-    "LOW_FREQUENCY_BAND",
-    "PTA4_FREQUENCIES",
-    "SEVERITY_CLASSES",
-    "Audiogram",
-    "Listener",
-    "audiogram_identity",
-    "audiogram_table",
-    "better_ear_pta_db_hl",
-    "ear_audiogram",
-    "ear_table",
-    "listener_entry",
-    "load_listeners",
-    "measurement_note",
-    "parse_listener",
-    "pure_tone_average_db_hl",
-    "severity_class",
-    "spread_listeners",
-    "standard_audiogram",
-]
+    "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "PTA4_FREQUENCIES", "SEVERITY_CLASSES", "Audiogram",
+    "Listener", "audiogram_identity", "audiogram_table", "better_ear_pta_db_hl", "ear_audiogram", "ear_table",
+    "listener_entry", "load_listeners", "measurement_note", "parse_listener", "pure_tone_average_db_hl",
+    "severity_class", "spread_listeners", "standard_audiogram", "standard_listener_entry",
+]  # fmt: skip
 
 _LOGGER = logging.getLogger(__name__)
 
 PTA4_FREQUENCIES = (500, 1000, 2000, 4000)
 """Frequencies of the pure-tone average in Hz."""
 
-LOW_FREQUENCY_BAND = (500, 1000, 2000)
+_LOW_FREQUENCY_BAND = (500, 1000, 2000)
 """The paper's low-frequency band, 500-2000 Hz, at audiometric frequencies."""
 
-HIGH_FREQUENCY_BAND = (2000, 3000, 4000, 6000, 8000)
+_HIGH_FREQUENCY_BAND = (2000, 3000, 4000, 6000, 8000)
 """Audiometric frequencies of the high-frequency average in Hz; those beyond the measured ones are left out."""
 
 SEVERITY_CLASSES = (
@@ -118,7 +101,7 @@ def load_listeners(path: Path | str) -> dict[str, Listener]:
 
 
 def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
-    """Check one entry of a listener file and make a `Listener` of it; `source` is named in errors."""
+    """Return the `Listener` of an entry of a listener file, checked; errors name `source`."""
     where = f"{source}: listener {name}"
     if not isinstance(entry, dict):
         raise CorpusError(f"{where} must be an object with {', '.join(_KEYS)}, not {type(entry).__name__}.")
@@ -131,9 +114,7 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
     if len(frequencies) < 2 or frequencies[0] <= 0:
         raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} needs at least two frequencies above 0 Hz.")
     if (np.diff(frequencies) <= 0).any():
-        raise CorpusError(
-            f"{where}: audiogram_cfs {frequencies.tolist()} must rise, each frequency once; sort it and its levels."
-        )
+        raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} must rise; sort it and its levels.")
     lowest, highest = _FREQUENCY_BOUNDS_HZ
     if frequencies[0] < lowest or frequencies[-1] > highest:
         hint = "they look like kHz, so multiply them by 1000" if frequencies[-1] <= lowest else "correct the audiogram"
@@ -145,16 +126,13 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
     for ear, key in zip(EARS, _KEYS[2:], strict=True):
         levels = _numbers(entry[key], f"{where}: {key}")
         if len(levels) != len(frequencies):
-            raise CorpusError(
-                f"{where}: {key} has {len(levels)} thresholds for {len(frequencies)} frequencies; give one for each."
-            )
+            counts = f"{len(levels)} thresholds for {len(frequencies)} frequencies"
+            raise CorpusError(f"{where}: {key} has {counts}; give one for each.")
         low, high = _THRESHOLD_BOUNDS_DB_HL
         outside = levels[(levels < low) | (levels > high)]
         if outside.size:
-            worst = outside[0]
-            raise CorpusError(
-                f"{where}: {ear} threshold {worst:g} dB HL lies outside {low:g} to {high:g}; correct the audiogram."
-            )
+            bounds = f"outside {low:g} to {high:g}"
+            raise CorpusError(f"{where}: {ear} threshold {outside[0]:g} dB HL lies {bounds}; correct the audiogram.")
         audiograms.append(Audiogram(levels=levels, frequencies=frequencies))
     return Listener(audiogram_left=audiograms[0], audiogram_right=audiograms[1], id=name)
 
@@ -164,6 +142,12 @@ def listener_entry(
 ) -> dict[str, Any]:
     """Return a listener as the challenge's files hold it; the inverse of `parse_listener`."""
     return dict(zip(_KEYS, (name, list(frequencies), list(left), list(right)), strict=True))
+
+
+def standard_listener_entry(name: str, left: str, right: str) -> dict[str, Any]:
+    """Return a listener with two standard audiograms as the challenge's files hold it."""
+    levels = [standard_audiogram(ear).levels.tolist() for ear in (left, right)]
+    return listener_entry(name, [float(frequency) for frequency in BISGAARD_FREQUENCIES], *levels)
 
 
 def standard_audiogram(name: str) -> Audiogram:
@@ -177,7 +161,7 @@ def standard_audiogram(name: str) -> Audiogram:
 
 
 def pure_tone_average_db_hl(audiogram: Audiogram, frequencies: Sequence[float] = PTA4_FREQUENCIES) -> float:
-    """Return the mean threshold at `frequencies` in Hz, by default the four-frequency PTA; NaN if one is not measured.
+    """Return the mean threshold at `frequencies` in Hz, by default the four-frequency PTA; NaN if any is not measured.
 
     >>> float(pure_tone_average_db_hl(standard_audiogram("N3")))
     46.25
@@ -186,7 +170,7 @@ def pure_tone_average_db_hl(audiogram: Audiogram, frequencies: Sequence[float] =
 
 
 def better_ear_pta_db_hl(listener: Listener) -> float:
-    """Return the lower of the two ears' four-frequency PTAs in dB HL, NaN if one is not known."""
+    """Return the lower of the two ears' four-frequency PTAs in dB HL, NaN if either is."""
     return float(np.min([pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]))
 
 
@@ -205,13 +189,13 @@ def severity_class(pta_db_hl: float) -> str:
 def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted: Iterable[str] = ()) -> list[str]:
     """Return names spread evenly over pure-tone averages (mean of both ears), in the order of `listeners`.
 
-    Among them is the listener with the largest difference between the ears, or in that one's place those `wanted`
-    that there are. Listeners without a pure-tone average are left out, and a warning counts them.
+    They include the listener with the largest difference between the ears, or instead those of `wanted` that exist.
+    Listeners without a pure-tone average are left out, and a warning counts them.
 
     Raises
     ------
     ParameterError
-        If there are fewer listeners.
+        If the listeners are fewer.
     """
     averages = {
         name: [pure_tone_average_db_hl(ear_audiogram(listener, ear)) for ear in EARS]
@@ -220,7 +204,7 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
     pta = {name: ears for name, ears in averages.items() if not np.isnan(ears).any()}
     if not 1 <= n_listeners <= len(pta):
         raise ParameterError(
-            f"n_listeners {n_listeners} must lie between 1 and {len(pta)}, those there are with a pure-tone average."
+            f"n_listeners {n_listeners} must lie between 1 and {len(pta)}, those with a pure-tone average."
         )
     if len(pta) < len(listeners):
         _LOGGER.warning("%d of %d listeners have no pure-tone average.", len(listeners) - len(pta), len(listeners))
@@ -234,7 +218,7 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
 
 
 def audiogram_identity(listener: Listener) -> str:
-    """Return what tells the audiograms of a listener from others; see `identity`."""
+    """Return the identity of a listener's audiograms; see `identity`."""
     audiograms = [ear_audiogram(listener, ear) for ear in EARS]
     return digest([[audiogram.frequencies.tolist(), audiogram.levels.tolist()] for audiogram in audiograms])
 
@@ -275,8 +259,8 @@ def ear_table(listeners: Iterable[Listener]) -> pd.DataFrame:
         severity = None if np.isnan(better) else severity_class(better)
         for ear in EARS:
             audiogram = ear_audiogram(listener, ear)
-            low = pure_tone_average_db_hl(audiogram, LOW_FREQUENCY_BAND)
-            measured = pd.Series(_thresholds_db_hl(audiogram, HIGH_FREQUENCY_BAND)).dropna()
+            low = pure_tone_average_db_hl(audiogram, _LOW_FREQUENCY_BAND)
+            measured = pd.Series(_thresholds_db_hl(audiogram, _HIGH_FREQUENCY_BAND)).dropna()
             high = float(measured.mean())
             slope, asymmetry = _slope_db_per_octave(audiogram), pta["right"] - pta["left"]
             rows.append((listener.id, ear, pta[ear], low, high, slope, asymmetry, better, severity))
@@ -284,20 +268,20 @@ def ear_table(listeners: Iterable[Listener]) -> pd.DataFrame:
 
 
 def measurement_note(listeners: Iterable[Listener]) -> str:
-    """Say how many averages are over fewer frequencies, or missing, since not all thresholds were measured; or nothing.
+    """Return a note on averages that lack unmeasured thresholds, "" if all thresholds were measured.
 
     >>> measurement_note([Listener(standard_audiogram("N2"), standard_audiogram("N3"))])
     ''
     """
     people = list(listeners)
     ends = Counter(min(ear_audiogram(listener, ear).frequencies[-1] for ear in EARS) for listener in people)
-    early = {frequency: count for frequency, count in sorted(ends.items()) if frequency < HIGH_FREQUENCY_BAND[-1]}
+    early = {frequency: count for frequency, count in sorted(ends.items()) if frequency < _HIGH_FREQUENCY_BAND[-1]}
     unknown = sum(bool(np.isnan(better_ear_pta_db_hl(listener))) for listener in people)
     parts = []
     if early:
-        told = ", ".join(f"{count} to {frequency / 1000:g} kHz" for frequency, count in early.items())
+        ends_at = ", ".join(f"{count} to {frequency / 1000:g} kHz" for frequency, count in early.items())
         parts.append(
-            f"{sum(early.values())} of {len(people)} listeners are not measured to 8 kHz ({told}), so their "
+            f"{sum(early.values())} of {len(people)} listeners are not measured to 8 kHz ({ends_at}), so their "
             f"high-frequency average ends there"
         )
     if unknown:
@@ -309,9 +293,9 @@ def measurement_note(listeners: Iterable[Listener]) -> str:
 
 def _thresholds_db_hl(audiogram: Audiogram, frequencies: Sequence[float]) -> np.ndarray:
     """Return the thresholds at some frequencies in Hz, NaN below and above the measured ones."""
-    wanted = np.asarray(frequencies, dtype=float)
-    is_measured = (wanted >= audiogram.frequencies[0]) & (wanted <= audiogram.frequencies[-1])
-    return np.where(is_measured, audiogram.resample(wanted).levels, np.nan)
+    points = np.asarray(frequencies, dtype=float)
+    is_measured = (points >= audiogram.frequencies[0]) & (points <= audiogram.frequencies[-1])
+    return np.where(is_measured, audiogram.resample(points).levels, np.nan)
 
 
 def _slope_db_per_octave(audiogram: Audiogram, low: float = 500, high: float = 4000) -> float:
@@ -321,7 +305,7 @@ def _slope_db_per_octave(audiogram: Audiogram, low: float = 500, high: float = 4
 
 
 def _numbers(values: Any, where: str) -> np.ndarray:
-    """Return a list of finite numbers as float64, or say which value is not one."""
+    """Return a list of finite numbers as float64, and refuse any other value."""
     if not isinstance(values, list):
         raise CorpusError(f"{where} must be a list of numbers, not {type(values).__name__}.")
     for value in values:

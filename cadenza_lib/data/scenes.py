@@ -2,7 +2,7 @@
 
 The challenge's metadata hold gain sets, head positions, scenes and scene-listener pairs as JSON objects by id. The
 sampler draws the same scenes and listeners as `generate_train_scenes.py` in pyclarity's recipe: numpy's legacy
-generator, seeded with the MD5 of the song's name. It keeps a generator of its own, so the global one is not touched.
+generator, seeded with the MD5 of the song's name. It has a generator of its own and leaves the global one alone.
 """
 
 import hashlib
@@ -16,19 +16,9 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ParameterError
 
 __all__ = [
-    "GAIN_STEPS_DB",
-    "HeadPosition",
-    "Pair",
-    "Scene",
-    "choose_pairs",
-    "gain_grid",
-    "head_positions",
-    "legacy_seed",
-    "sample_scene_listeners",
-    "sample_scenes",
-    "seeded",
-    "spread_scenes",
-]
+    "GAIN_STEPS_DB", "HeadPosition", "Pair", "Scene", "choose_pairs", "gain_grid", "head_positions", "legacy_seed",
+    "sample_scene_listeners", "sample_scenes", "seeded", "spread_scenes",
+]  # fmt: skip
 
 GAIN_STEPS_DB = (-10, -6, -3, 3, 6, 10)
 """Gains in dB that the challenge combines; stems that are not changed have 0 dB."""
@@ -66,7 +56,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene as heard by one listener: what is enhanced and scored."""
+    """A scene as heard by a listener: what is enhanced and scored."""
 
     scene: str
     listener: str
@@ -107,7 +97,7 @@ def legacy_seed(text: str) -> int:
 
 
 def seeded(*seeds: int) -> np.random.Generator:
-    """Return numpy's generator of one seed, or of several that decide together.
+    """Return numpy's generator of a seed, or of several seeds together.
 
     Raises
     ------
@@ -154,10 +144,8 @@ def sample_scene_listeners(
     """Draw the listeners of each scene as the official sampler does."""
     listeners = list(listeners)
     if not 1 <= listeners_per_scene <= len(listeners):
-        raise ParameterError(
-            f"listeners_per_scene {listeners_per_scene} must lie between 1 and the number of listeners, "
-            f"{len(listeners)}."
-        )
+        most = f"{len(listeners)}, the number of listeners"
+        raise ParameterError(f"listeners_per_scene {listeners_per_scene} must lie between 1 and {most}.")
     generator = np.random.RandomState(legacy_seed(_LISTENER_SEED))
     return {scene: _choose(generator, listeners, listeners_per_scene) for scene in scenes}
 
@@ -179,7 +167,7 @@ def choose_pairs(scene_listeners: Mapping[str, Sequence[str]], n_pairs: int = 0,
     Raises
     ------
     ParameterError
-        If there are fewer pairs than asked for, or the number is negative.
+        If `n_pairs` is negative or more than the number of pairs.
     """
     pairs = [Pair(scene, listener) for scene, listeners in scene_listeners.items() for listener in listeners]
     if not 0 <= n_pairs <= len(pairs):
@@ -196,7 +184,7 @@ def spread_scenes(scenes: Mapping[str, Scene], n_scenes: int = 0) -> dict[str, S
     Raises
     ------
     ParameterError
-        If there are fewer scenes than asked for, or the number is negative.
+        If `n_scenes` is negative or more than the number of scenes.
     """
     if not 0 <= n_scenes <= len(scenes):
         raise ParameterError(f"n_scenes {n_scenes} must lie between 0 (all) and {len(scenes)}, the number of scenes.")

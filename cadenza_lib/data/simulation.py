@@ -1,17 +1,16 @@
 """Write a corpus' songs as they sound at the ears, byte for byte as the official generator does.
 
 `generate_at_mic_musdb18.py` of pyclarity's recipe writes `audio/at_mic_music/<split>/<song>-<head position>/` with five
-16-bit WAV files each, and `metadata/at_mic_music.<split>.json`. So does this, with several files at the same time, each
-read and measured once for all its head positions. A song at the ears is complete or absent, so a run that was stopped
-goes on where it was. Beside the five files lies `sources.json`, which tells what they were made of (see `identity`): a
-song whose dry files or responses have changed is written again. Songs that another program wrote have none and stay.
+16-bit WAV files each, and `metadata/at_mic_music.<split>.json`. This module writes the same, several files at a time,
+and reads and measures each dry file once for all its head positions. A song at the ears is complete or absent, so a
+stopped run resumes. Beside the five files lies `sources.json`, which records what they were made of (see `identity`):
+a song whose dry files or responses have changed is written again. Songs of other programs have no record and stay.
 """
 
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,10 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import file_name, locked, make_directory, publish, write_errors, write_json
 from cadenza_lib.core.processes import core_count
-from cadenza_lib.data.corpus import RECORD, SIGNALS, Corpus, Split, files_identity, read_record, signal_file
+from cadenza_lib.data.corpus import Corpus, Split
+from cadenza_lib.data.songs import RECORD, SIGNALS, SongFolder, read_record, signal_file
 
-__all__ = ["SimulationPlan", "at_ear_metadata", "plan_simulation", "simulate"]
+__all__ = ["at_ear_metadata", "plan_simulation", "simulate"]
 
 _BYTES_PER_SAMPLE = 4  # two channels of 16 bits
 _HEADER_BYTES = 44
@@ -47,7 +47,7 @@ class SimulationPlan:
     needed_bytes: int
     """Disk space that the missing ones take."""
     free_bytes: int
-    """Disk space there is."""
+    """Free disk space."""
 
 
 def at_ear_metadata(split: Split) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ def at_ear_metadata(split: Split) -> dict[str, dict[str, Any]]:
 
 
 def plan_simulation(corpus: Corpus, split_name: str) -> SimulationPlan:
-    """Look at what is there by the headers of its files, and return what is missing and how large it is.
+    """Return which songs are missing and how large they are, by the headers of the files that exist.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def simulate(corpus: Corpus, split_name: str, jobs: int | None = None, progress:
     Returns
     -------
     SimulationPlan
-        What was there and what was missing before.
+        What was missing before.
 
     Raises
     ------
@@ -143,56 +143,40 @@ def _simulate_missing(corpus: Corpus, split_name: str, plan: SimulationPlan, job
     if plan.needed_bytes > plan.free_bytes:
         raise CorpusError(
             f"{corpus.root} has {plan.free_bytes / 1e9:.1f} GB free, but the {len(plan.missing)} songs at the ears of "
-            f"split {split_name!r} take {plan.needed_bytes / 1e9:.1f} GB; make room, or leave them to be simulated "
-            f"whenever they are read."
+            f"{split_name!r} take {plan.needed_bytes / 1e9:.1f} GB; make room, or let them be simulated when read."
         )
     by_song: dict[str, list[str]] = defaultdict(list)
     for name in plan.missing:
         by_song[plan.songs[name]["Original Track Name"]].append(name)
+    threads = torch.get_num_threads()
     bar = tqdm(total=len(plan.songs), initial=len(plan.songs) - len(plan.missing), unit="song", disable=not progress)
-    with bar, _one_thread_each(), ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with bar, ThreadPoolExecutor(jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         split = corpus.split(split_name)
         sources = {name: _source(corpus, split, plan.songs[name]) for name in plan.missing}  # before they are read
-        files = [(song, names, signal) for song, names in by_song.items() for signal in SIGNALS]
-        left = {song: len(SIGNALS) for song in by_song}
-        running: dict[Future[None], str] = {}
-        following = iter(files)
+        # The five files of a song start together, so that few songs are ever unfinished.
+        files = {
+            song: [pool.submit(_simulate_file, corpus, split, plan.songs, song, names, signal) for signal in SIGNALS]
+            for song, names in by_song.items()
+        }
         try:
-            while True:
-                # A song's five files start together, and no more of them than can run: few songs are ever unfinished.
-                while len(running) < jobs and (file := next(following, None)) is not None:
-                    running[pool.submit(_simulate_file, corpus, split_name, plan.songs, *file)] = file[0]
-                if not running:
-                    break
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    song = running.pop(future)
-                    future.result()
-                    left[song] -= 1
-                    if left[song] == 0:
-                        for name in by_song[song]:
-                            _finish(corpus.at_ear_folder(plan.songs[name]), sources[name])
-                            bar.update()
+            for song, names in by_song.items():
+                for file in files[song]:
+                    file.result()
+                for name in names:
+                    _finish(corpus.at_ear_folder(plan.songs[name]), sources[name])
+                    bar.update()
         finally:
-            wait(running)
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # the workers have set it to one for the whole process
             for name in plan.missing:
                 shutil.rmtree(_unfinished(corpus.at_ear_folder(plan.songs[name])), ignore_errors=True)
 
 
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let each worker keep to one core, and give torch its threads back afterwards: the setting is the process'."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _simulate_file(
-    corpus: Corpus, split_name: str, songs: Mapping[str, dict[str, Any]], song: str, names: list[str], signal: str
+    corpus: Corpus, split: Split, songs: Mapping[str, dict[str, Any]], song: str, names: list[str], signal: str
 ) -> None:
     """Write one signal of a dry song as it sounds at each head position."""
-    folder = corpus.music_folder(corpus.split(split_name).songs[song])
+    folder = corpus.music_folder(split.songs[song])
     dry = read_audio(signal_file(folder, signal), SAMPLE_RATE)
     dry_lufs = integrated_loudness(dry, SAMPLE_RATE)
     for name in names:
@@ -200,7 +184,7 @@ def _simulate_file(
         gain = matching_gain(integrated_loudness(heard, SAMPLE_RATE), dry_lufs)
         target = make_directory(_unfinished(corpus.at_ear_folder(songs[name])))
         _write_16bit(target / f"{signal}.wav", heard, gain)
-        del heard  # or the next one would be computed beside it
+        del heard  # frees its memory before the next one is computed
 
 
 def _write_16bit(path: Path, signal: Tensor, gain: Tensor) -> None:
@@ -220,7 +204,7 @@ def _size(folder: Path) -> int:
 
 
 def _is_outdated(corpus: Corpus, split: Split, entry: dict[str, Any]) -> bool:
-    """Tell whether a song at the ears was made of something else than would be taken now."""
+    """Tell whether the files that a song at the ears was made of have changed."""
     record = read_record(corpus.at_ear_folder(entry))
     return record is not None and record["Source"] != _source(corpus, split, entry)
 
@@ -235,8 +219,8 @@ def _unfinished(folder: Path) -> Path:
 
 
 def _finish(folder: Path, source: str) -> None:
-    """Give a complete song its name, in place of an incomplete one."""
-    write_json(_unfinished(folder) / RECORD, {"Source": source, "Files": files_identity(_unfinished(folder))})
+    """Rename a complete song to its final name, in place of an incomplete one."""
+    write_json(_unfinished(folder) / RECORD, {"Source": source, "Files": SongFolder(_unfinished(folder)).identity()})
     with write_errors(folder):
         if folder.exists():
             shutil.rmtree(folder)

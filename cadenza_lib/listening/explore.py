@@ -30,7 +30,6 @@ from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Split
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import (
     BISGAARD_THRESHOLDS_DB_HL,
     Listener,
@@ -38,6 +37,7 @@ from cadenza_lib.data.listeners import (
     pure_tone_average_db_hl,
     standard_audiogram,
 )
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.player import Take, describe_take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages

@@ -23,8 +23,9 @@ from demucs.hdemucs import HDemucs
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.processes import child_environment
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.separation import separators
 from cadenza_lib.separation.openunmix import OpenUnmix

@@ -29,8 +29,8 @@ from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.core.identity import read_settings as read_settings_file
 from cadenza_lib.core.processes import core_count, process_pool
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import audiogram_identity
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair
 from cadenza_lib.scoring.kept import KeptRows
 from cadenza_lib.scoring.pairs import EAR_COLUMNS, score

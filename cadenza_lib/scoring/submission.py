@@ -19,7 +19,7 @@ from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.core.files import absolute_path, atomic_path, make_directory, regular_file
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import read_scores, read_settings, signal_name
 

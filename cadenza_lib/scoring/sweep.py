@@ -37,7 +37,7 @@ from cadenza_lib.core.files import (
 )
 from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs, seeded
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.scoring.evaluation import COLUMNS

@@ -1,14 +1,15 @@
 """A cache of separations: each model separates each at-ear song once, whatever is done with the stems afterwards.
 
 An entry is a safetensors file named by the identity of all that decides it (see `identity`): the weights (the content
-of a checkpoint and its card, the name of a pretrained model), the samples of the mixture, and how long signals are cut
-into chunks. It is written as a whole or not at all, and holds the SHA-256 of its samples; one that is torn or damaged
-is made again. The device is no part of the key: a GPU's stems differ from a CPU's by rounding only.
+of a checkpoint and its card, the name of any other separator), the samples of the mixture, and how long signals are cut
+into chunks. It is written as a whole or not at all, and holds the SHA-256 of its samples; a damaged entry is computed
+again. The device is not part of the key: a GPU's stems differ from a CPU's by rounding only.
 
 Stems are kept as float32, which is what networks compute in: half the size of float64, and rounding at -150 dB, far
 below the 16 bits of the output stage.
 """
 
+import functools
 import hashlib
 import logging
 from pathlib import Path
@@ -20,10 +21,11 @@ from torch import Tensor
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import DATA, atomic_path, make_directory, regular_file
+from cadenza_lib.core.files import atomic_path, make_directory, regular_file
 from cadenza_lib.core.identity import digest, file_identity
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.separation.separators import BOUNDS, DEMO_MODELS, OVERLAP, SEGMENT_S, Separator, load
+from cadenza_lib.separation.chunking import OVERLAP, SEGMENT_S
+from cadenza_lib.separation.separators import BOUNDS, Separator, checkpoint_path, load
 
 __all__ = ["cached_separator", "model_identity", "weights_identity"]
 
@@ -40,7 +42,7 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
     name, device
         As for `separation.load`.
     cache_dir
-        Directory of the cache; several models and several runs can share one.
+        Directory of the cache, which several models and runs can share.
 
     Raises
     ------
@@ -53,18 +55,16 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
         return load(name)
     cache_dir = make_directory(cache_dir)
     identity = model_identity(name)
-    loaded: list[Separator] = []
+    loaded = functools.cache(functools.partial(load, name, device))  # only when a song is not in the cache
 
     def separate(song: AtEarSong) -> Tensor:
         path = cache_dir / f"{_key(identity, song)}.safetensors"
         stems = _read(path, tuple(song.mixture.shape))
         if stems is None:
-            if not loaded:
-                loaded.append(load(name, device))
-            stems = loaded[0](song).float().contiguous()
+            stems = loaded()(song).float().contiguous()
             with atomic_path(path) as temporary:
                 entry = {"sha256": _digest(stems), "model": name, "song": song.name}
-                # Its `save_file` may write to a name of its own, which a process that is killed would leave.
+                # `save_file` writes a temporary file of its own, which a killed process would leave.
                 temporary.write_bytes(save({"stems": stems}, entry))
         return stems.to(song.mixture.dtype)
 
@@ -72,15 +72,15 @@ def cached_separator(name: str, cache_dir: Path | str, device: str = "auto") -> 
 
 
 def model_identity(name: str) -> str:
-    """Return what tells a model from every other: the identity of its checkpoint and card, or its name.
+    """Return the identity of a model: that of its checkpoint and card, or its name.
 
     Raises
     ------
     ModelError
         If the checkpoint cannot be read.
     """
-    path = DATA / f"{name}.safetensors" if name in DEMO_MODELS else Path(name).expanduser()
-    if path.suffix not in (".safetensors", ".pt"):
+    path = checkpoint_path(name)
+    if path is None:
         return name
     try:
         files = (path, path.with_suffix(".json")) if path.suffix == ".safetensors" else (path,)
@@ -91,7 +91,7 @@ def model_identity(name: str) -> str:
 
 
 def weights_identity(network: torch.nn.Module) -> str:
-    """Return what tells the weights of a network from others."""
+    """Return the identity of a network's weights."""
     content = hashlib.sha256()
     for name, value in network.state_dict().items():
         content.update(name.encode())
@@ -105,7 +105,7 @@ def _key(identity: str, song: AtEarSong) -> str:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """Return the stems of an entry, None if there is none that can be trusted."""
+    """Return the stems of an entry, None if it is missing or damaged."""
     if not path.exists():
         return None
     try:

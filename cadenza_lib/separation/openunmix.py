@@ -1,10 +1,10 @@
-"""Open-Unmix: one recurrent network per stem estimates its magnitude spectrogram, the mixture lends the phase.
+"""Open-Unmix: a recurrent network per stem estimates its magnitude spectrogram; the phase is that of the mixture.
 
 F.-R. Stöter, S. Uhlich, A. Liutkus and Y. Mitsufuji, "Open-Unmix - A Reference Implementation for Music Source
 Separation", Journal of Open Source Software 4(41), 1667, 2019, doi:10.21105/joss.01667. The challenge's second
 baseline is its model umxhq without Wiener filtering.
 
-This is the architecture written anew, since the authors' package needs torchaudio. Parameters have the official
+The architecture is reimplemented here, since the authors' package needs torchaudio. Parameters have the official
 names, so that the official weights fit, and the tests prove equality with the official code.
 """
 
@@ -20,7 +20,7 @@ from cadenza_lib.core.errors import AudioError, ParameterError
 
 __all__ = ["OpenUnmix", "TargetNetwork", "band_limit_bins"]
 
-_WIENER_FRAMES = 300  # sources keep one place in space for so long, about 7 s (default of the official separator)
+_WIENER_FRAMES = 300  # about 7 s, in which sources are taken to stay in one place (default of the official separator)
 _MIN_RELATIVE_DEVIATION = 1e-4  # of a bin's magnitude, so that empty bins are not blown up (official training)
 
 
@@ -106,10 +106,8 @@ class OpenUnmix(nn.Module):
     def _stft(self, signal: Tensor) -> Tensor:
         """Return the complex spectrogram `(batch, channel, bin, frame)` of a signal `(batch, channel, time)`."""
         if signal.shape[-1] <= self.n_fft // 2:  # the first frame mirrors the signal's beginning
-            raise AudioError(
-                f"A signal of {signal.shape[-1]} samples is too short for Open-Unmix; it needs more than "
-                f"{self.n_fft // 2}."
-            )
+            length = f"{signal.shape[-1]} samples"
+            raise AudioError(f"A signal of {length} is too short for Open-Unmix; give more than {self.n_fft // 2}.")
         spectrum = torch.stft(
             signal.flatten(0, 1), self.n_fft, self.hop_length, window=self.window, return_complex=True
         )

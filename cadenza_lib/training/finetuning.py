@@ -36,16 +36,16 @@ from cadenza_lib import __version__
 from cadenza_lib.core.errors import CadenzaError, ModelError, ParameterError
 from cadenza_lib.core.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
 from cadenza_lib.core.identity import digest, results_lock
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import Settings, evaluate
+from cadenza_lib.separation.checkpoints import save_checkpoint
 from cadenza_lib.separation.estimates import model_identity, weights_identity
 from cadenza_lib.separation.separators import (
     input_statistics,
     load_network,
     network_card,
     network_separator,
-    save_checkpoint,
     sum_to_stems,
 )
 from cadenza_lib.training.files import (

@@ -25,9 +25,10 @@ from cadenza_lib.chain.fitting import linear_prescription
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import read_json, write_json
-from cadenza_lib.data.corpus import SIGNALS, Corpus, Split
+from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import Listener
 from cadenza_lib.data.scenes import Scene, sample_scene_listeners, sample_scenes, seeded
+from cadenza_lib.data.songs import SIGNALS
 
 __all__ = ["AUGMENTATIONS", "Batch", "Prefetcher", "Segments", "TrainingScene", "training_scenes"]
 

@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from signals import ten_kinds
 from tolerances import CHAIN
 
-from cadenza_lib.audio import acoustics
+from cadenza_lib.audio import acoustics, heads
 from cadenza_lib.core.errors import AudioError, ParameterError
 
 pytestmark = pytest.mark.exact
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.exact
 
 @pytest.fixture
 def hrtf():
-    return acoustics.spherical_head_hrtf(-30.0, 22.5)
+    return heads.spherical_head_hrtf(-30.0, 22.5)
 
 
 @pytest.mark.filterwarnings("ignore:Possible clipped samples")
@@ -93,7 +93,7 @@ def test_sound_from_the_left_reaches_the_left_ear_first_and_loudest(hrtf):
 
 
 def test_interaural_delay_follows_woodworth():
-    hrtf = acoustics.spherical_head_hrtf(-30.0, 30.0)
+    hrtf = heads.spherical_head_hrtf(-30.0, 30.0)
     spectrum = torch.fft.rfft(hrtf[0], 4096)
     phase = torch.from_numpy(np.unwrap(np.angle((spectrum[1] / spectrum[0]).numpy())))
     frequency = torch.fft.rfftfreq(4096, 1 / 44100)
@@ -105,13 +105,13 @@ def test_interaural_delay_follows_woodworth():
 
 
 def test_a_symmetric_head_hears_mirrored_loudspeakers_mirrored():
-    hrtf = acoustics.spherical_head_hrtf(-37.5, 37.5)
+    hrtf = heads.spherical_head_hrtf(-37.5, 37.5)
     torch.testing.assert_close(hrtf[0], hrtf[1].flip(0))
 
 
 def test_angles_behind_the_head_are_refused():
     with pytest.raises(ParameterError, match=r"120.* outside -90 to 90"):
-        acoustics.spherical_head_hrtf(-30, 120)
+        heads.spherical_head_hrtf(-30, 120)
 
 
 def _with_sizes(content: bytes, riff: int, data: int) -> bytes:

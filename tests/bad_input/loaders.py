@@ -22,20 +22,21 @@ from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from cadenza_lib.core.files import read_json
 from cadenza_lib.core.identity import claim
-from cadenza_lib.data.corpus import SIGNALS, Corpus, length_on_disk
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
 from cadenza_lib.data.listeners import ear_table, load_listeners
 from cadenza_lib.data.scenes import choose_pairs, legacy_seed
 from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation
-from cadenza_lib.data.supplement import find_songs
+from cadenza_lib.data.songs import SIGNALS, SongFolder
+from cadenza_lib.data.sources import find_songs
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.runs.notebooks import notebook_parameters, prepare
 from cadenza_lib.runs.page import PointResult, write_page
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, levels
 from cadenza_lib.scoring.submission import submit
 from cadenza_lib.scoring.sweep import Sweep
-from cadenza_lib.separation import pretrained, separators
+from cadenza_lib.separation import checkpoints, downloads, pretrained, separators
 from cadenza_lib.separation.estimates import cached_separator
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import files
@@ -231,14 +232,14 @@ def _write_moisesdb(folder: Path) -> Path:
 def write_checkpoint(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "openunmix", "arguments": SMALL_OPENUNMIX}
-    separators.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
+    checkpoints.save_checkpoint(OpenUnmix(**SMALL_OPENUNMIX), folder / "network.safetensors", card)
     return folder / "network.safetensors"
 
 
 def _write_hdemucs(folder: Path) -> Path:
     torch.manual_seed(0)
     card = {"architecture": "hdemucs", "arguments": SMALL_HDEMUCS}
-    separators.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
+    checkpoints.save_checkpoint(HDemucs(**SMALL_HDEMUCS), folder / "network.safetensors", card)
     return folder / "network.json"
 
 
@@ -257,7 +258,7 @@ def _write_torchaudio(folder: Path) -> Path:
 
 
 def _read_torchaudio(path: Path) -> Any:
-    return pretrained.rename_torchaudio_hdemucs(pretrained._read(path))
+    return pretrained.rename_torchaudio_hdemucs(downloads.read_weights(path))
 
 
 def _write_estimate(folder: Path) -> Path:
@@ -404,7 +405,7 @@ LOADERS = (
     Loader("wav, float", _sound("x.wav", subtype="FLOAT"), _read_sound, changed_bytes),
     Loader("wav, extensible", _sound("x.wav", subtype="PCM_24", format="WAVEX"), _read_sound, changed_bytes),
     Loader("flac", _sound("x.flac", subtype="PCM_16"), _read_sound, changed_bytes),
-    Loader("length of a song", _write_song, lambda path: length_on_disk(path.parent), changed_bytes),
+    Loader("length of a song", _write_song, lambda path: SongFolder(path.parent).length(), changed_bytes),
     Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
     Loader("submission", _write_submission, _submit, changed_bytes),

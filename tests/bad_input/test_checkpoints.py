@@ -14,7 +14,7 @@ from damage import accepts, changed_bytes
 from hypothesis import given
 from loaders import write_checkpoint
 
-from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.separation import separators
 from cadenza_lib.training import finetuning as module
 from cadenza_lib.training.finetuning import Config, finetune

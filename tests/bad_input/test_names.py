@@ -11,11 +11,12 @@ import soundfile
 from damage import NAMES
 
 from cadenza_lib.core.conventions import SAMPLE_RATE
-from cadenza_lib.data.corpus import SIGNALS, Corpus
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.songs import SIGNALS
 from cadenza_lib.data.supplement import draw_scenes, import_songs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.listening.player import Player, Take
 from cadenza_lib.runs.page import PointResult, write_items, write_page
 

@@ -26,8 +26,8 @@ from demucs.hdemucs import HDemucs
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.files import write_json
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
-from cadenza_lib.separation.separators import save_checkpoint
+from cadenza_lib.data.tiny import tiny_corpus
+from cadenza_lib.separation.checkpoints import save_checkpoint
 from cadenza_lib.training.finetuning import BETAS, Config, _Run
 from cadenza_lib.training.segments import Prefetcher, Segments, training_scenes
 

@@ -31,7 +31,7 @@ from cadenza_lib.analysis.personal import optimise_fusion
 from cadenza_lib.chain.fusion import fuse
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import STEMS
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.separation import separators

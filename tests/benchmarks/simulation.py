@@ -28,11 +28,12 @@ import soundfile
 
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.files import read_json, write_json
-from cadenza_lib.data.corpus import SIGNALS, Corpus
-from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.scenes import Scene
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.songs import SIGNALS
 from cadenza_lib.data.synthesis import render_song
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.training.segments import Segments, training_scenes
 
 

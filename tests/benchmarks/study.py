@@ -30,7 +30,7 @@ PARAMETERS = 'point: int = 0  # which\nrepeats: int = 0  # how much work\nout_di
 IMPORTS = """
 import torch
 from cadenza_lib.scoring import evaluation
-from cadenza_lib.data.demo import tiny_listener, tiny_song
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 """
 WORK = """
 song, listener = tiny_song(2.0), tiny_listener()

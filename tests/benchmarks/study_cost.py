@@ -26,7 +26,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from cadenza_lib.chain.fitting import save_output
 from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.simulation import simulate
 from cadenza_lib.scoring.pairs import score
 

@@ -1,4 +1,4 @@
-"""HAAQI of systems on the twin against the level of its songs: what the levels of `twin.SPLITS` were set by.
+"""HAAQI of systems on the twin against the level of its songs: what the levels of `embedded.SPLITS` were set by.
 
     .venv/bin/python tests/benchmarks/twin_levels.py --split valid --levels 0 -2 -4 --systems mixture oracle
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 import pandas as pd
 
 from cadenza_lib.chain.pipeline import enhance, reference_remix
-from cadenza_lib.data.demo import open_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import seeded
 from cadenza_lib.scoring.pairs import PairReference
 from cadenza_lib.separation import separators

@@ -11,8 +11,8 @@ import torch
 
 from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
-from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.stages import Setting
 from cadenza_lib.listening.widgets import AUDIOGRAM_FREQUENCIES

@@ -10,8 +10,8 @@ from tolerances import CHAIN
 
 from cadenza_lib.chain import fitting
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import tiny_listener
 from cadenza_lib.data.listeners import BISGAARD_THRESHOLDS_DB_HL, Listener, load_listeners, standard_audiogram
+from cadenza_lib.data.tiny import tiny_listener
 
 pytestmark = pytest.mark.exact
 

@@ -5,7 +5,7 @@ from cadenza_lib.chain.fusion import add_mixture, combine, ensemble, fuse
 from cadenza_lib.chain.pipeline import ChainSettings, remix
 from cadenza_lib.chain.remix import apply_gains, downmix
 from cadenza_lib.core.errors import AudioError, ParameterError
-from cadenza_lib.data.demo import tiny_song
+from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation.separators import load
 
 

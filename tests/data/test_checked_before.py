@@ -14,7 +14,6 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CorpusError
 from cadenza_lib.data import simulation
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import simulate
 from cadenza_lib.scoring.evaluation import Settings, evaluate

@@ -17,9 +17,9 @@ from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus, check_not_silent
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
 from cadenza_lib.data.scenes import Scene
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 
 DURATION_S = 0.5
 SONG = Path("audio/music/train/Tiny 1")
@@ -203,7 +203,7 @@ def test_song_without_a_mixture_says_that_import_makes_one(root: Path) -> None:
     (root / SONG / "mixture.wav").unlink()
     corpus = Corpus(root)
     split = corpus.split("train")
-    expected = r"Tiny 1/mixture\.wav does not exist; import the song with cadenza data import, which sums its stems"
+    expected = r"Tiny 1/mixture\.wav does not exist; cadenza data import makes it of the stems"
     for read in (
         lambda: corpus.song(split, "Tiny 1"),
         lambda: corpus.dry_excerpt(split, "Tiny 1", 100, 200),
@@ -228,7 +228,7 @@ def test_silent_stem_is_no_error(root: Path) -> None:
 def test_gating_block_of_400_ms_is_long_enough_and_one_sample_less_is_not() -> None:
     mixture = tiny_song(0.5).mixture
     check_not_silent(mixture[:, :17640], "song")
-    with pytest.raises(AudioError, match=r"song lasts 0\.400 s; its loudness, and so the chain, needs 0\.4 s"):
+    with pytest.raises(AudioError, match=r"song lasts 0\.400 s; its loudness needs 0\.4 s"):
         check_not_silent(mixture[:, :17639], "song")
 
 

@@ -16,8 +16,8 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES
+from cadenza_lib.data.tiny import tiny_corpus
 
 SONG = "audio/music/train/Tiny 1"
 
@@ -115,11 +115,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "names by case": (
         lambda root: shutil.copy(root / SONG / "bass.wav", root / SONG / "Bass.wav") and None,
-        "names that only upper and lower case tell apart",
+        "names that differ only in case",
     ),
     "names by normal form": (
         lambda root: [(root / SONG / name).touch() for name in ("caf\u00e9.wav", "cafe\u0301.wav")] and None,
-        "names that only upper and lower case tell apart, or Unicode's normal form: ",
+        "names that differ only in case or in Unicode's normal form: ",
     ),
     "frequencies in kHz": (
         edit(

@@ -10,7 +10,6 @@ import pytest
 
 from cadenza_lib.core.conventions import EARS
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.data.demo import tiny_listener
 from cadenza_lib.data.listeners import (
     BISGAARD_FREQUENCIES,
     BISGAARD_THRESHOLDS_DB_HL,
@@ -27,6 +26,7 @@ from cadenza_lib.data.listeners import (
     spread_listeners,
     standard_audiogram,
 )
+from cadenza_lib.data.tiny import tiny_listener
 
 CHALLENGE_FREQUENCIES = [250, 500, 1000, 2000, 3000, 4000, 6000, 8000]
 EXACT_DB = 1e-12  # means of a few thresholds: nothing but rounding of float64
@@ -325,9 +325,7 @@ def test_listeners_without_a_pure_tone_average_are_not_chosen_and_counted(caplog
     people = {one.id: one for one in (measured_to(2000), measured_to(6000), tiny_listener())}
     assert spread_listeners(people, 2, ["250-2000"]) == ["250-6000", "tiny"]
     assert "1 of 3 listeners have no pure-tone average." in caplog.text
-    with pytest.raises(
-        ParameterError, match="n_listeners 3 must lie between 1 and 2, those there are with a pure-tone"
-    ):
+    with pytest.raises(ParameterError, match="n_listeners 3 must lie between 1 and 2, those with a pure-tone"):
         spread_listeners(people, 3)
 
 

@@ -15,9 +15,10 @@ from cadenza_lib.__main__ import main
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.data import simulation
-from cadenza_lib.data.corpus import RECORD, SIGNALS, Corpus
-from cadenza_lib.data.demo import tiny_corpus
+from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation, simulate
+from cadenza_lib.data.songs import RECORD, SIGNALS
+from cadenza_lib.data.tiny import tiny_corpus
 
 AT_EARS = Path("audio/at_mic_music")
 METADATA = Path("metadata/at_mic_music.train.json")

@@ -16,8 +16,9 @@ from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
-from cadenza_lib.data.demo import tiny_corpus
-from cadenza_lib.data.supplement import draw_scenes, find_songs, import_songs
+from cadenza_lib.data.sources import find_songs
+from cadenza_lib.data.supplement import draw_scenes, import_songs
+from cadenza_lib.data.tiny import tiny_corpus
 
 
 @pytest.fixture
@@ -287,7 +288,7 @@ def bad_source(tmp_path: Path, case: str) -> Path:
 @pytest.mark.parametrize(
     ("case", "error", "match"),
     [
-        ("nothing", CorpusError, "source has no songs"),
+        ("nothing", CorpusError, "source has no folders with vocals"),
         ("table without column", CorpusError, r"songs\.csv has no column 'other'"),
         ("table with missing file", CorpusError, r"v\.wav of the song 'A' does not exist"),
         ("table with one name twice", CorpusError, r"more than one song 'A'"),

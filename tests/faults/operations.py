@@ -25,9 +25,9 @@ from cadenza_lib import figures
 from cadenza_lib.core import processes
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs import page
 from cadenza_lib.runs.execution import run_study
@@ -161,7 +161,7 @@ def _write_network(path: Path, seed: int) -> None:
     torch.manual_seed(seed)
     arguments: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
     card = {"architecture": "openunmix", "arguments": arguments}
-    separators.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
+    checkpoints.save_checkpoint(OpenUnmix(**arguments), path, card, torch.float32)
 
 
 def _change_corpus(corpus: Path) -> None:

@@ -12,9 +12,10 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from cadenza_lib import figures
-from cadenza_lib.audio.acoustics import hrtf_table, spherical_head_hrtf
-from cadenza_lib.data.demo import tiny_listener
+from cadenza_lib.audio.acoustics import hrtf_table
+from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.data.listeners import Listener, audiogram_table, ear_table, standard_audiogram
+from cadenza_lib.data.tiny import tiny_listener
 
 LEFT, RIGHT = (colors.to_rgba(figures.EAR_STYLE[ear]["color"]) for ear in ("left", "right"))
 

@@ -17,7 +17,7 @@ from signals import ten_kinds
 from tolerances import HAAQI_STORAGE
 from torch import Tensor
 
-from cadenza_lib.chain.fitting import resample
+from cadenza_lib.audio.resampling import resample
 from cadenza_lib.core.errors import AudioError, CadenzaError, ParameterError
 from cadenza_lib.haaqi import compute_haaqi, ear, torch_comparison, torch_ear, torch_filters
 from cadenza_lib.haaqi.torch import HaaqiLoss, ReferenceBatch, score_batch

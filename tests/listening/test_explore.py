@@ -14,7 +14,7 @@ from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus, tiny_listener
+from cadenza_lib.data.tiny import tiny_corpus, tiny_listener
 from cadenza_lib.listening import explore, stages
 from cadenza_lib.listening.explore import Explorer
 from cadenza_lib.listening.player import Take

@@ -9,8 +9,8 @@ from scipy.signal import hilbert
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.data.listeners import Audiogram, Listener, standard_audiogram
+from cadenza_lib.data.tiny import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.player import Take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages, run_chain

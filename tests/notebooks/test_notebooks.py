@@ -22,16 +22,17 @@ from cadenza_lib.chain.fusion import ensemble, fuse
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.runs.execution import run_study
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import OFFICIAL_COLUMNS, Settings
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.scoring.sweep import CANDIDATE_COLUMNS, search_and_test
-from cadenza_lib.separation.separators import load, save_checkpoint
+from cadenza_lib.separation.checkpoints import save_checkpoint
+from cadenza_lib.separation.separators import load
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SPLIT = "train"

@@ -9,8 +9,9 @@ import torch
 from cadenza_lib.__main__ import main
 from cadenza_lib.core.errors import CorpusError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import open_corpus, tiny_corpus
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components, HaaqiReference
 from cadenza_lib.runs import execution
 from cadenza_lib.runs.cost import Calibration, Work, work_of

@@ -8,7 +8,7 @@ import torch
 from cadenza_lib.chain.output import Output, save_output
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.data.demo import open_corpus, tiny_listener, tiny_song
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.scoring.pairs import score

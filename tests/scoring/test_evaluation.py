@@ -20,8 +20,9 @@ from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import open_corpus, tiny_corpus, tiny_song
+from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import Settings

@@ -9,7 +9,8 @@ import pytest
 from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import open_corpus, tiny_corpus
+from cadenza_lib.data.opening import open_corpus
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring import levels as levels_module
 from cadenza_lib.scoring.levels import LEVEL_COLUMNS, crossed_pairs, evaluate_levels
 from cadenza_lib.scoring.pairs import score

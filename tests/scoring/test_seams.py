@@ -10,9 +10,9 @@ import torch
 from cadenza_lib.chain import OUTPUT_STAGES, PRESCRIPTIONS, FirPrescription
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import AtEarSong, Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.listeners import Audiogram
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring import Settings, evaluate
 from cadenza_lib.scoring.sweep import PairSet, Sweep, grid
 from cadenza_lib.training.files import Config

@@ -13,8 +13,8 @@ from cadenza_lib.__main__ import main
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.core.files import read_json, write_json
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.scoring.submission import submit
 from cadenza_lib.separation.separators import load

@@ -13,7 +13,8 @@ from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import open_corpus, tiny_corpus
+from cadenza_lib.data.opening import open_corpus
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation, kept, sweep
 from cadenza_lib.scoring.pairs import PairReference, PairScore

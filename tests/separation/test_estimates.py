@@ -6,7 +6,7 @@ from torch import Tensor
 
 from cadenza_lib.core.errors import ModelError
 from cadenza_lib.core.files import DATA
-from cadenza_lib.data.demo import tiny_song
+from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import estimates
 from cadenza_lib.separation.estimates import cached_separator, model_identity
 

@@ -11,7 +11,7 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.data.demo import DemoCorpus
+from cadenza_lib.data.embedded import EmbeddedCorpus
 from cadenza_lib.separation import openunmix
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.separation.separators import load
@@ -156,7 +156,7 @@ def test_an_empty_bin_is_not_blown_up():
 
 
 def test_a_signal_of_half_a_window_is_refused():
-    with pytest.raises(AudioError, match="2048 samples is too short for Open-Unmix; it needs more than 2048"):
+    with pytest.raises(AudioError, match="2048 samples is too short for Open-Unmix; give more than 2048"):
         OpenUnmix(STEMS, hidden_size=4)(torch.randn(1, 2, 2048))
 
 
@@ -173,7 +173,7 @@ def test_the_demo_checkpoint_is_small_and_of_half_precision():
 
 @pytest.mark.slow
 def test_the_demo_checkpoint_beats_the_mixture_by_8_db_on_held_out_dry_songs():
-    corpus, separator = DemoCorpus(), load("demo_openunmix", "cpu")
+    corpus, separator = EmbeddedCorpus(), load("demo_openunmix", "cpu")
     split = corpus.split("test")
     improvement = []
     for song in split.songs:

@@ -18,8 +18,8 @@ from official import official_hdemucs
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError, ParameterError
-from cadenza_lib.data.demo import tiny_song
-from cadenza_lib.separation import pretrained, separators
+from cadenza_lib.data.tiny import tiny_song
+from cadenza_lib.separation import downloads, pretrained, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 
 SOURCES = ["drums", "bass", "other", "vocals"]
@@ -301,7 +301,7 @@ def test_without_a_network_the_error_says_which_file_to_put_where(cache, monkeyp
     def unreachable(*_: object, **__: object) -> None:
         raise OSError(101, "Network is unreachable")
 
-    monkeypatch.setattr(pretrained, "urlopen", unreachable)
+    monkeypatch.setattr(downloads, "urlopen", unreachable)
     with pytest.raises(ModelError) as raised:
         separators.load(name)
     message = str(raised.value)

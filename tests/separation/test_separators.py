@@ -13,9 +13,11 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, CorpusError, ModelError, ParameterError
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.data.demo import tiny_song
-from cadenza_lib.separation import separators
+from cadenza_lib.data.tiny import tiny_song
+from cadenza_lib.separation import checkpoints, chunking, separators
+from cadenza_lib.separation.masked import MaskedHDemucs
 from cadenza_lib.separation.openunmix import OpenUnmix
+from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.training.finetuning import separate_segments
 
 ARCHITECTURE = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "depth": 6, "nfft": 4096}
@@ -37,21 +39,21 @@ class _Identity(torch.nn.Module):
 def checkpoint(tmp_path):
     torch.manual_seed(0)
     path = tmp_path / "random.safetensors"
-    separators.save_checkpoint(HDemucs(**ARCHITECTURE), path, {"architecture": "hdemucs", "arguments": ARCHITECTURE})
+    checkpoints.save_checkpoint(HDemucs(**ARCHITECTURE), path, {"architecture": "hdemucs", "arguments": ARCHITECTURE})
     return path
 
 
 @pytest.mark.parametrize("length", [*range(1, 2 * SEGMENT + 3), 99, 100, 101, 129, 130, 131, 1000])
 def test_no_sample_changes_at_any_length_around_every_chunk_border(length):
     signal = torch.randn(2, length, dtype=torch.float64)
-    result = separators.chunked(_identity, signal, SEGMENT, OVERLAP)
+    result = chunking.chunked(_identity, signal, SEGMENT, OVERLAP)
     torch.testing.assert_close(result, signal.expand(4, -1, -1), rtol=0, atol=1e-12)  # rounding of the cross-fade
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
 def test_no_sample_changes_at_any_overlap(overlap):
     signal = torch.randn(2, 333, dtype=torch.float64)
-    result = separators.chunked(_identity, signal, SEGMENT, overlap)
+    result = chunking.chunked(_identity, signal, SEGMENT, overlap)
     torch.testing.assert_close(result, signal.expand(4, -1, -1), rtol=0, atol=1e-12)
 
 
@@ -62,7 +64,7 @@ def test_every_chunk_has_the_length_of_a_segment():
         lengths.append(chunk.shape[-1])
         return _identity(chunk)
 
-    separators.chunked(forward, torch.randn(2, 101), SEGMENT, OVERLAP)
+    chunking.chunked(forward, torch.randn(2, 101), SEGMENT, OVERLAP)
     assert set(lengths) == {SEGMENT}
 
 
@@ -100,7 +102,7 @@ def test_official_chunking_is_that_of_the_recipe(duration_s):
         out = signal[:, start : 2 * chunk].clone()
         out[:, :fade] *= ramp
         expected[..., start:] += out
-    result = separators._official_chunks(_identity, signal)
+    result = chunking.official_chunks(_identity, signal)
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
     if duration_s <= 11.0:
         assert not result[..., -1].any()  # the trap: the end of a short clip is lost
@@ -168,7 +170,7 @@ def test_an_open_unmix_checkpoint_sees_the_mixture_as_it_is(tmp_path, niter):
     torch.manual_seed(0)
     network = OpenUnmix(**arguments).eval()
     path = tmp_path / "random.safetensors"
-    separators.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
+    checkpoints.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
     song = tiny_song()
     with torch.inference_mode():
         expected = network(song.mixture.float()[None])[0].double()
@@ -199,7 +201,7 @@ def test_counters_of_a_checkpoint_keep_their_value(tmp_path):
     steps = network.target_models["vocals"].bn1.num_batches_tracked
     steps.fill_(100_001)  # beyond half precision
     path = tmp_path / "long.safetensors"
-    separators.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
+    checkpoints.save_checkpoint(network, path, {"architecture": "openunmix", "arguments": arguments})
     loaded, _ = separators.load_network(str(path))
     assert loaded.target_models["vocals"].bn1.num_batches_tracked == 100_001
 
@@ -220,7 +222,7 @@ def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
 @pytest.mark.parametrize("length", [1500, 44100])
 def test_the_stems_of_a_masked_network_sum_to_its_input(length):
     torch.manual_seed(0)
-    network = separators.MaskedHDemucs(**ARCHITECTURE).eval()
+    network = MaskedHDemucs(**ARCHITECTURE).eval()
     mixture = torch.randn(2, 2, length)
     with torch.no_grad():
         stems = network(mixture)
@@ -230,7 +232,7 @@ def test_the_stems_of_a_masked_network_sum_to_its_input(length):
 
 def test_a_masked_network_has_finite_gradients_for_silence():
     torch.manual_seed(0)
-    network = separators.MaskedHDemucs(**ARCHITECTURE)
+    network = MaskedHDemucs(**ARCHITECTURE)
     network(torch.zeros(1, 2, 44100)).square().sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
@@ -274,7 +276,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
     [
         (
             {"architecture": "spleeter"},
-            r"architecture 'spleeter'; only \['hdemucs', 'hdemucs_masked', 'openunmix'\] are known",
+            r"architecture 'spleeter'; use one of \['hdemucs', 'hdemucs_masked', 'openunmix'\]",
         ),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
         ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
@@ -363,8 +365,8 @@ def test_a_checkpoint_with_further_sources_separates_and_can_be_trained_on(archi
     arguments = {"sources": SIX, "hidden_size": 4, "n_fft": 512, "hop_length": 128}
     arguments = arguments if architecture == "openunmix" else {**ARCHITECTURE, "sources": SIX}
     torch.manual_seed(0)
-    network, path = separators.ARCHITECTURES[architecture](**arguments), tmp_path / "six.safetensors"
-    separators.save_checkpoint(network, path, {"architecture": architecture, "arguments": arguments}, torch.float32)
+    network, path = ARCHITECTURES[architecture].factory(**arguments), tmp_path / "six.safetensors"
+    checkpoints.save_checkpoint(network, path, {"architecture": architecture, "arguments": arguments}, torch.float32)
     loaded, sources = separators.load_network(str(path))
     song = tiny_song(0.5)
     estimate = separators.network_separator(loaded, sources, torch.device("cpu"))(song)
@@ -410,7 +412,7 @@ def test_a_checkpoint_of_another_network_is_refused_in_a_short_sentence(checkpoi
 
 def test_a_network_without_a_checkpoint_gets_a_card_that_builds_it_again():
     card = separators.network_card("hdemucs_high_musdb", HDemucs(**ARCHITECTURE))
-    again = separators.ARCHITECTURES[card["architecture"]](**card["arguments"])
+    again = ARCHITECTURES[card["architecture"]].factory(**card["arguments"])
     again.load_state_dict(HDemucs(**ARCHITECTURE).state_dict())
     json.dumps(card)
     with pytest.raises(ModelError, match="'mdx' cannot be trained on; start from"):
@@ -420,7 +422,7 @@ def test_a_network_without_a_checkpoint_gets_a_card_that_builds_it_again():
 def test_full_precision_is_kept_where_it_is_asked_for(tmp_path):
     network = HDemucs(**ARCHITECTURE)
     card = {"architecture": "hdemucs", "arguments": ARCHITECTURE}
-    separators.save_checkpoint(network, tmp_path / "full.safetensors", card, torch.float32)
+    checkpoints.save_checkpoint(network, tmp_path / "full.safetensors", card, torch.float32)
     loaded, _ = separators.load_network(str(tmp_path / "full.safetensors"))
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in loaded.state_dict().items())
 

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ModelError, ParameterError
-from cadenza_lib.data.demo import tiny_corpus, tiny_song
-from cadenza_lib.separation import separators
+from cadenza_lib.data.tiny import tiny_corpus, tiny_song
+from cadenza_lib.separation import checkpoints, separators
+from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.training import finetuning as module
 from cadenza_lib.training.finetuning import Config, finetune, read_metrics, read_result, separate_segments
 from cadenza_lib.training.launch import connect
@@ -30,7 +31,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("finetune")
     torch.manual_seed(0)
-    separators.save_checkpoint(
+    checkpoints.save_checkpoint(
         HDemucs(**ARCHITECTURE),
         root / "random.safetensors",
         {"architecture": "hdemucs", "arguments": ARCHITECTURE},
@@ -388,7 +389,7 @@ def test_open_unmix_is_trained_by_its_own_input_and_with_its_dropout(config, tmp
     arguments = {"sources": list(STEMS), "hidden_size": 8}
     torch.manual_seed(0)
     card = {"architecture": "openunmix", "arguments": arguments}
-    separators.save_checkpoint(separators.ARCHITECTURES["openunmix"](**arguments), tmp_path / "umx.safetensors", card)
+    checkpoints.save_checkpoint(ARCHITECTURES["openunmix"].factory(**arguments), tmp_path / "umx.safetensors", card)
     config = replace(config, init=str(tmp_path / "umx.safetensors"), max_steps=2)
     finetune(config, tmp_path / "once", progress=False)
     finetune(replace(config, max_steps=1), tmp_path / "twice", progress=False)

@@ -11,9 +11,11 @@ from recipes.cad_icassp_2024.generate_dataset import generate_at_mic_musdb18 as 
 from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, ParameterError
+from cadenza_lib.data import embedded
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.demo import DemoCorpus, tiny_corpus
+from cadenza_lib.data.embedded import EmbeddedCorpus
 from cadenza_lib.data.scenes import sample_scenes
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.training.segments import Prefetcher, Segments, TrainingScene, training_scenes
 
 SEGMENT_S = 0.5
@@ -82,7 +84,7 @@ def test_a_segment_is_read_from_disk_where_the_corpus_has_it(tmp_path):
 
 
 def test_the_demo_corpus_gives_slices_of_its_songs():
-    corpus = DemoCorpus()
+    corpus = EmbeddedCorpus()
     split = corpus.split("train")
     entry = dict(split.songs["Demo Song 01"], Duration=4.0)  # rendering takes time
     split.songs["Demo Song 01"].update(entry)
@@ -126,8 +128,8 @@ def test_gains_and_listener_belong_to_the_scene(corpus):
         assert all(any(torch.equal(item, fir) for fir in firs) for item in batch.firs)
 
 
-def test_every_start_of_a_segment_is_possible():
-    corpus = DemoCorpus()
+def test_every_start_of_a_segment_is_possible(monkeypatch):
+    corpus = EmbeddedCorpus()
     drawn = []
 
     class Recording(Segments):
@@ -135,7 +137,7 @@ def test_every_start_of_a_segment_is_possible():
             drawn.append(start)
             return torch.zeros(5, 2, self.length)
 
-    corpus._dry_length = lambda _: 22050 + 3  # type: ignore[method-assign]
+    monkeypatch.setattr(embedded._SynthesisedSong, "check", lambda _: 22050 + 3)
     split = corpus.split("train")
     Recording(corpus, split, training_scenes(corpus, split), SEGMENT_S, 0).batch(0, range(200))
     assert set(drawn) == {0, 1, 2, 3}
@@ -167,7 +169,7 @@ def test_remix_and_gain_make_a_mixture_that_is_the_sum_of_its_stems(corpus, scen
 
 
 def test_subsets_of_scenes_are_nested_and_the_official_come_first():
-    corpus = DemoCorpus()
+    corpus = EmbeddedCorpus()
     split = corpus.split("train")
     largest = training_scenes(corpus, split, 60, scene_seed=3)
     for n_scenes in (1, 6, 23, 24, 25, 31, 48, 59):
@@ -178,7 +180,7 @@ def test_subsets_of_scenes_are_nested_and_the_official_come_first():
 
 
 def test_twice_the_scenes_are_the_official_samplers_eight_per_song():
-    corpus = DemoCorpus()
+    corpus = EmbeddedCorpus()
     split = corpus.split("train")
     chosen = {tuple(asdict(entry.scene).values()) for entry in training_scenes(corpus, split, 48)}
     official = sample_scenes(split.songs, corpus.gains, corpus.head_positions, scenes_per_song=8)
@@ -187,7 +189,7 @@ def test_twice_the_scenes_are_the_official_samplers_eight_per_song():
 
 @pytest.mark.parametrize("n_scenes", [-1, 10**6])
 def test_more_scenes_than_the_corpus_gives_are_refused(n_scenes):
-    corpus = DemoCorpus()
+    corpus = EmbeddedCorpus()
     with pytest.raises(ParameterError, match=f"n_scenes {n_scenes} must lie between 0 .the 24 scenes .* and 162"):
         training_scenes(corpus, corpus.split("train"), n_scenes)
 

@@ -10,8 +10,8 @@ from cadenza_lib.chain.pipeline import STAGES, enhance, remix, stage_signals
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.data.demo import tiny_listener, tiny_song
 from cadenza_lib.data.listeners import ear_audiogram
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.training.targets import TargetLoss
 

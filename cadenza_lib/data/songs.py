@@ -1,0 +1,133 @@
+"""One song on the disk: a directory of five files, `<signal>.wav` or `<signal>.flac`, found, checked and read.
+
+Names may differ from these in case (`Mixture.wav`) and in Unicode's normal form.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cadenza_lib.audio.acoustics import read_audio, read_header
+from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.errors import AudioError, CorpusError
+from cadenza_lib.core.files import find_path, read_json
+from cadenza_lib.core.identity import digest, song_file_identity
+
+__all__ = ["READERS", "RECORD", "SIGNALS", "Song", "SongFolder", "read_record", "signal_file"]
+
+SIGNALS = (*STEMS, "mixture")
+"""The files of a song, in the order of excerpts."""
+
+READERS = 16
+"""Number of headers that are read at the same time; on a network's disk each read is a wait."""
+
+RECORD = "sources.json"
+"""File in the directory of a song in which `simulate` or an import records what the song was made of."""
+
+
+class Song(Protocol):
+    """A song that can be read; lengths are in samples."""
+
+    def length(self) -> int:
+        """Return the length."""
+        ...
+
+    def check(self) -> int:
+        """Check the song without reading its samples, and return its length."""
+        ...
+
+    def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the stems `(stem, channel, time)` and the mixture `(channel, time)`."""
+        ...
+
+    def excerpt(self, start: int, stop: int) -> Tensor:
+        """Return samples `start` to `stop` of stems and mixture, `(stem + 1, channel, time)`, float64."""
+        ...
+
+    def identity(self) -> str:
+        """Return the identity of the song's content, see `identity`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SongFolder(Song):
+    """A song in a directory.
+
+    Raises
+    ------
+    AudioError
+        By each method that reads, if a file is missing or unusable, or the five files differ in length.
+    CorpusError
+        By `identity`, if a file cannot be read.
+    """
+
+    path: Path
+
+    def files(self) -> dict[str, Path]:
+        """Return the five files by signal; only a mixture that is missing is refused, with its own remedy."""
+        files = {name: signal_file(self.path, name) for name in SIGNALS}
+        if [name for name, file in files.items() if not os.path.exists(file)] == ["mixture"]:
+            raise AudioError(f"{files['mixture']} does not exist; cadenza data import makes it of the stems.")
+        return files
+
+    def length(self) -> int:
+        """Return the length by the header of the mixture."""
+        return read_header(self.files()["mixture"], SAMPLE_RATE).frames
+
+    def check(self) -> int:
+        """Check the headers of the five files, and return their length."""
+        lengths = {name: read_header(file, SAMPLE_RATE).frames for name, file in self.files().items()}
+        self._check_lengths(lengths)
+        return lengths["mixture"]
+
+    def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the stems `(stem, channel, time)` and the mixture `(channel, time)`."""
+        signals = {name: read_audio(file, SAMPLE_RATE).to(dtype) for name, file in self.files().items()}
+        self._check_lengths({name: signal.shape[-1] for name, signal in signals.items()})
+        return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
+
+    def excerpt(self, start: int, stop: int) -> Tensor:
+        """Return samples `start` to `stop` of stems and mixture, `(stem + 1, channel, time)`, reading no others."""
+        files = list(self.files().values())
+        signals = [read_audio(file, SAMPLE_RATE, start=start, stop=stop) for file in files]
+        for file, signal in zip(files, signals, strict=True):
+            if signal.shape[-1] != stop - start:
+                raise AudioError(f"{file} ends before sample {stop}, unlike mixture.wav; copy or download it again.")
+        return torch.stack(signals)
+
+    def identity(self) -> str:
+        """Return the identity of the content of the five files."""
+        return digest(*(song_file_identity(signal_file(self.path, name)) for name in SIGNALS))
+
+    def _check_lengths(self, lengths: Mapping[str, int]) -> None:
+        for name, length in lengths.items():
+            if length != lengths["mixture"]:
+                both = f"{length} samples but mixture.wav has {lengths['mixture']}"
+                raise AudioError(f"{signal_file(self.path, name)} has {both}; give files of one length.")
+
+
+def signal_file(folder: Path, name: str) -> Path:
+    """Return the file of one of `SIGNALS` in a song's directory, as it is spelt on the disk: WAV or else FLAC."""
+    wav = find_path(folder / f"{name}.wav", folder)
+    if os.path.exists(wav):  # unlike Path.exists, no error if a name is too long
+        return wav
+    flac = find_path(folder / f"{name}.flac", folder)
+    return flac if os.path.exists(flac) else wav
+
+
+def read_record(folder: Path) -> dict[str, str] | None:
+    """Return the identities that `simulate` left in the directory of a song at the ears: `Source` and `Files`.
+
+    A directory that another program wrote has none.
+    """
+    try:
+        record = read_json(folder / RECORD)
+    except CorpusError:
+        return None
+    is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("Source", "Files"))
+    return record if is_record else None
