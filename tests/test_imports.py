@@ -36,9 +36,9 @@ ROOMS = {
     ),
     "scoring": ("evaluation", "bases", "sweep", "submission", "levels"),
     "training": ("targets", "segments", "files", "finetuning"),
-    "analysis": ("statistics", "mixed", "tables", "comparisons", "personal", "causes"),
+    "analysis": ("statistics", "tables", "comparisons", "personal", "causes"),
     "figures": ("common", "sound", "systems", "listeners"),
-    "listening": ("player", "stages", "widgets", "explore"),
+    "listening": ("player", "stages", "explore"),
     "runs": ("page", "notebooks", "study", "cost", "execution", "check"),
 }
 """The rooms in the order of the study, each with its modules: a module imports only from those before it."""
