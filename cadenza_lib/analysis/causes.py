@@ -234,8 +234,8 @@ def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     for severity, group in {**groups, "all": choices}.items():
         if group.empty and severity != "all":
             continue
-        note, limits = f"not enough data for an interval: {len(group)} listeners", (np.nan, np.nan)
-        if len(group) >= MIN_LISTENERS:
-            note, limits = "", mean_interval(group["gain_own"].to_numpy(float), group["listener"], seed)
+        note = "" if len(group) >= MIN_LISTENERS else f"not enough data for an interval: {len(group)} listeners"
+        interval = mean_interval(group["gain_own"].to_numpy(float), group["listener"], seed)
+        limits = np.full(2, np.nan) if note else interval
         results.append((severity, len(group), *group[names].astype(float).mean(), *limits, note))
     return pd.DataFrame(results, columns=["severity", "n_listeners", *names, "ci_low", "ci_high", "note"])

@@ -106,12 +106,13 @@ def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
         Of the bootstrap.
     """
     means = scores.groupby("mixture_weight")["score"].mean()
-    best = float(means.idxmax())
+    best = float(means.index[int(means.argmax())])
     ends = [float(end) for end in (means.index.min(), means.index.max()) if end != best]
     table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed).set_index("mixture_weight")
+    columns = ["difference", "difference_low", "difference_high"]
     differences = []
     for end in ends:
-        mean, low, high = table.loc[end, ["difference", "difference_low", "difference_high"]]
+        mean, low, high = table.loc[end, columns].to_numpy()
         differences.append(f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}] against w = {end:g}")
     inside = "inside the range" if len(ends) == 2 else "at the border of the range, so there is no interior optimum"
     clear = (table.loc[ends, "difference_high"] < 0).all()
@@ -186,7 +187,7 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             if both["system"].nunique() < 2:
                 continue
             table = compare(both, "system", {"system": worse}, seed).set_index("system")
-            mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]]
+            mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]].to_numpy()
             verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
             rows.append(
                 (split, claim, _paper_haaqi(better, split) - _paper_haaqi(worse, split), mean, low, high, verdict)

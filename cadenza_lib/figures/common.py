@@ -1,4 +1,7 @@
-"""One style for all figures, axes of several panels, and files with the data behind a figure."""
+"""One style for all figures, axes and labels that several share, and files with the data behind a figure.
+
+A function that draws a figure takes a tidy table, the axes to draw into and often their title, and returns the axes.
+"""
 
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -14,14 +17,7 @@ from matplotlib.ticker import NullLocator
 
 from cadenza_lib.core.files import atomic_path
 
-__all__ = [
-    "EAR_STYLE",
-    "not_enough_data",
-    "octave_axis",
-    "panels",
-    "save",
-    "style",
-]
+__all__ = ["EAR_STYLE", "draw_ear", "not_enough_data", "octave_axis", "panels", "save", "style", "system_names"]
 
 EAR_STYLE: dict[str, dict[str, Any]] = {
     "left": {"color": "#0173b2", "marker": "x"},
@@ -29,7 +25,7 @@ EAR_STYLE: dict[str, dict[str, Any]] = {
 }
 """Colour and marker of each ear: the clinical blue cross and red circle, in colour-blind safe shades."""
 
-_AUDIOMETRIC_TICKS = (125, 250, 500, 1000, 2000, 4000, 8000)  # Hz, octaves
+_OCTAVES = {125: "125", 250: "250", 500: "500", 1000: "1k", 2000: "2k", 4000: "4k", 8000: "8k"}  # Hz
 
 
 def style() -> AbstractContextManager[None]:
@@ -45,22 +41,26 @@ def panels(names: Sequence[str], per_row: int = 3) -> Iterator[tuple[str, Axes]]
     columns = min(len(names), per_row)
     rows = -(-len(names) // columns)
     figure, grid = plt.subplots(rows, columns, figsize=(3.6 * columns, 4 * rows), sharey=True, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(names):
-            axes.remove()
-            continue
-        yield names[place], axes
+    for axes in grid.flat[len(names) :]:
+        axes.remove()
+    for place, name in enumerate(names):
+        axes = grid.flat[place]
+        yield name, axes
         if place % columns:
             axes.set_ylabel("")
-    plt.figure(figure)  # current again, whatever was drawn meanwhile
+    plt.figure(figure)  # the current figure again, whatever was drawn in between
 
 
-def not_enough_data(axes: Axes, why: str) -> Axes:
-    """Write into empty axes why nothing is drawn."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    said = why if why.startswith("not enough data") else f"not enough data: {why}"
-    text = "\n".join(textwrap.wrap(said, 32))
+def system_names(table: pd.DataFrame) -> str:
+    """Return the names of a table's systems, for a title."""
+    return ", ".join(map(str, table["system"].unique()))
+
+
+def not_enough_data(axes: Axes, reason: str) -> Axes:
+    """Write into empty axes why nothing is drawn, and return them."""
+    axes.set(xticks=[], yticks=[])
+    sentence = reason if reason.startswith("not enough data") else f"not enough data: {reason}"
+    text = "\n".join(textwrap.wrap(sentence, 32))
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="0.35")
     return axes
 
@@ -69,14 +69,18 @@ def octave_axis(axes: Axes) -> None:
     """Label a logarithmic frequency axis at octaves."""
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(
-        _AUDIOMETRIC_TICKS, [f"{tick / 1000:g}k" if tick >= 1000 else str(tick) for tick in _AUDIOMETRIC_TICKS]
-    )
+    axes.set_xticks(list(_OCTAVES), list(_OCTAVES.values()))
     axes.set_xlabel("Frequency (Hz)")
 
 
+def draw_ear(axes: Axes, ear: str, values: pd.Series, label: str, **line: Any) -> None:
+    """Draw values over their index with the colour and the open marker of an ear."""
+    look = {"color": EAR_STYLE[ear]["color"], "marker": EAR_STYLE[ear]["marker"], "markerfacecolor": "none"}
+    axes.plot(values.index, values, label=label, **look, **line)
+
+
 def save(figure: Figure, path: Path | str, data: pd.DataFrame) -> list[Path]:
-    """Write a figure as PNG and as PDF with embedded fonts, and the table behind it as CSV.
+    """Write a figure as PNG and as PDF with embedded fonts and the table behind it as CSV, and return the files.
 
     Parameters
     ----------
