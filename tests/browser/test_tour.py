@@ -13,8 +13,8 @@ from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tou
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 from cadenza_lib.listening import stages
+from cadenza_lib.listening.explore import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.listening.stages import Setting
-from cadenza_lib.listening.widgets import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.scoring import evaluation
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
