@@ -34,7 +34,7 @@ ROOMS = {
         "torch_comparison",
         "torch",
     ),
-    "scoring": ("evaluation", "bases", "sweep", "submission", "levels"),
+    "scoring": ("evaluation", "bases", "sweep", "optimiser", "submission", "levels"),
     "training": ("targets", "segments", "files", "finetuning"),
     "analysis": ("statistics", "tables", "comparisons", "personal", "causes"),
     "figures": ("common", "sound", "systems", "listeners"),

@@ -16,7 +16,7 @@ from cadenza_lib.data.demo import open_corpus, tiny_song
 from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
 from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
-from cadenza_lib.scoring import sweep
+from cadenza_lib.scoring import optimiser, sweep
 from cadenza_lib.scoring.evaluation import enhance
 from cadenza_lib.training.files import Config
 
@@ -81,7 +81,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     "sample_scene_listeners": (lambda n: sample_scene_listeners(SPLIT.scenes, SPLIT.listeners, n), (WHOLE,)),
     "split": (CORPUS.split, (TEXT,)),
     "Space": (
-        lambda n, share, low, high: sweep.Space(n, share, (low, high)).names(),
+        lambda n, share, low, high: optimiser.Space(n, share, (low, high)).bounds(),
         (st.sampled_from((-1, 0, 1, 3)), REAL, REAL, REAL),
     ),
     "simplex_grid": (sweep.simplex_grid, (st.sampled_from((-1, 0, 1, 3)), st.sampled_from((-1, 0, 1, 4)))),
