@@ -124,6 +124,12 @@ def test_module_imports_only_from_modules_above_it(module: str) -> None:
     assert found <= allowed, f"{module} must not import from {sorted(found - allowed)}"
 
 
+def test_haaqi_could_leave_the_house() -> None:
+    modules = [name for name in MODULES if name.startswith("cadenza_lib.haaqi")]
+    needed = set().union(*(imports(MODULES[name], name) for name in modules))
+    assert needed - set(modules) == {"cadenza_lib.core.errors", "cadenza_lib.core.compiled"}
+
+
 def test_imports_are_found_in_every_form(tmp_path: Path) -> None:
     path = tmp_path / "probe.py"
     path.write_text(
