@@ -34,7 +34,7 @@ def correlations(x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: n
 
 @compiled
 def _pack(sums: np.ndarray, frequencies: np.ndarray, packed: np.ndarray) -> None:
-    """Write the spectrum of (envelope correlation) + j (BM correlation) from the two cross-spectra at f = 0 ... half."""
+    """Write the spectrum of (envelope correlation) + j (BM correlation) from the cross-spectra at f = 0 ... half."""
     quarter = np.float32(0.25)  # the two halves of the packed spectra were not divided by two
     for k in range(len(frequencies)):
         f = frequencies[k]
@@ -60,7 +60,7 @@ def _frequencies() -> np.ndarray:
 
 @cache
 def _plan() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return twiddle factors, the positions of the frequencies f and -f for f = 0 ... half in some order, and these f."""
+    """Return twiddle factors, the positions of frequencies f and -f for f = 0 ... half in some order, and these f."""
     frequencies = _frequencies()
     position = np.argsort(frequencies)
     here = np.sort(position[: FFT_SIZE // 2 + 1])  # in ascending order, because the cache likes it
@@ -108,7 +108,7 @@ def _cross_spectra(
 
 @compiled
 def _fill(lanes: np.ndarray, x: np.ndarray, y: np.ndarray, start: int) -> None:
-    """Fill lanes 0-7 with `x` from `SEARCH` before `start` to `SEARCH` after the block, lanes 8-15 with the block of `y`."""
+    """Fill lanes 0-7 with `x`, `SEARCH` longer at both ends than the block, and lanes 8-15 with the block of `y`."""
     _fill_half(lanes, 0, x, start - SEARCH, min(start + BLOCK + SEARCH, x.shape[1]))
     _fill_half(lanes, 8, y, start, min(start + BLOCK, x.shape[1]))
 

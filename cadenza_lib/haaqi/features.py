@@ -163,7 +163,7 @@ def segment_level(power: Floats) -> Floats:
 def covariance(
     x: NDArray[np.float32], y: NDArray[np.float32], late: NDArray[np.int64], audible: NDArray[np.bool_]
 ) -> Floats:
-    """Return the largest normalised cross-covariance of `x` and `y`, (band, time), in `audible` tiles: (band, segment)."""
+    """Return the largest normalised cross-covariance of `x` and `y`, (band, time), by `audible` (band, segment)."""
     shape = segments()
     out = np.zeros(audible.shape)
     for b in range(len(x)):

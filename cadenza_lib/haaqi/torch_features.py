@@ -108,7 +108,7 @@ def audible(levels_db_sl: Tensor, sizes: list[int], count: Callable[[int], int])
 
 
 def cepstral_correlation(x: Tensor, y: Tensor, kept: Tensor) -> Tensor:
-    """Return the correlation of the modulations in the `kept` segments, (item, segment), of smooth envelopes: (item,)."""
+    """Return the correlation of modulations in the `kept` segments, (item, segment), of smooth envelopes: (item,)."""
     order = torch.argsort(~kept, dim=1, stable=True)  # kept segments come first, in order
     count = kept.sum(1)[:, None, None]
     there = (torch.arange(kept.shape[1], device=kept.device) < count).to(x)  # (item, 1, segment)
