@@ -1,4 +1,4 @@
-"""Why HAAQI falls with hearing loss: separation, clipping and audibility told apart; and what an output level gains.
+"""Why HAAQI falls with hearing loss: separation, clipping and audibility kept apart; and what an output level gains.
 
 Not in the paper. The tables come from `levels.evaluate_levels`, in which the same signals are scored with the clip
 and without it. So the effect of the clip is not inferred from who happens to be clipped: it is an intervention, and the
@@ -21,11 +21,12 @@ from cadenza_lib.analysis.statistics import (
     bootstrap,
     mean_interval,
     missing_note,
+    obstacle,
     percentiles,
     usable,
     weighted_line,
 )
-from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
+from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, add_scene_and_ear_columns, listeners_and_gains_db
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import SEVERITY_CLASSES, Listener
@@ -70,7 +71,7 @@ def level_experiment(
     Returns
     -------
     pandas.DataFrame
-        `levels.LEVEL_COLUMNS` and those of `tables.known_columns`. Empty without a corpus or listeners.
+        `levels.LEVEL_COLUMNS` and those of `tables.add_scene_and_ear_columns`. Empty without a corpus or listeners.
     """
     if not corpus or not n_listeners:
         return level_table(pd.DataFrame(columns=LEVEL_COLUMNS), {})
@@ -88,7 +89,7 @@ def level_table(
 ) -> pd.DataFrame:
     """Return the table of `levels.evaluate_levels` with columns about scenes and ears, checkpoints by their names."""
     named = levels.assign(system=[Path(system).stem for system in levels["system"]])
-    return known_columns(named, listeners, gains_db)
+    return add_scene_and_ear_columns(named, listeners, gains_db)
 
 
 def official_scores(levels: pd.DataFrame, clip: bool = True) -> pd.DataFrame:
@@ -120,15 +121,11 @@ def clip_effect_table(
     for system, group in both.groupby("system", sort=False):
         for predictor in predictors:
             rows = usable(group, [predictor, "unlimited"])
-            n_listeners, n_values = rows["listener"].nunique(), rows[predictor].nunique()
-            numbers, note = (
-                [np.nan] * 7,
-                f"not enough data: {n_listeners} listeners with {n_values} values of {predictor}",
-            )
-            if n_listeners >= MIN_LISTENERS and n_values > 1:
+            numbers, note = [np.nan] * 7, obstacle(rows, [predictor])
+            if not note:
                 numbers, note = _clip_effect(rows, predictor, seed)
-                note = note or missing_note(group, rows)
-            effects.append((system, predictor, len(rows), n_listeners, *numbers, note))
+            size = (len(rows), rows["listener"].nunique())
+            effects.append((system, predictor, *size, *numbers, note or missing_note(group, rows)))
     columns = ["system", "predictor", "n_ears", "n_listeners", "r_clip", "r_no_clip"]
     columns += ["slope_clip", "slope_no_clip", "explained", "ci_low", "ci_high", "note"]
     return pd.DataFrame(effects, columns=columns)
@@ -193,7 +190,7 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     For each song in turn, the level with the highest mean HAAQI of both ears on all other songs is chosen, and scored
     on this song: for each listener alone (*own*), and one for all listeners (*common*). Scenes of the song that is
     scored never take part in the choice. The mean over songs is what a listener may expect, if the other songs are
-    like those to come. Listeners who have heard one song only are left out.
+    like those to come. Listeners who have heard a single song are left out.
 
     Returns
     -------

@@ -19,7 +19,6 @@ from cadenza_lib.scoring.evaluation import read_scores, read_settings
 from cadenza_lib.training.finetuning import read_config
 
 __all__ = [
-    "PAPER_SYSTEMS",
     "claims_table",
     "compare",
     "optimum_sentence",
@@ -52,7 +51,7 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     Parameters
     ----------
     scores
-        A row per system and pair: scene, listener, score, and the columns that tell systems apart.
+        A row per system and pair: scene, listener, score, and the columns that distinguish systems.
     by
         These columns.
     reference

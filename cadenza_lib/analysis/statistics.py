@@ -5,7 +5,7 @@ ears. So every interval comes from a bootstrap that resamples whole listeners (t
 D. V. Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8), and every p-value from a covariance that
 allows any dependence within a listener (K.-Y. Liang and S. L. Zeger, Biometrika 73(1), 13-22, 1986).
 
-Both assume that listeners are drawn independently from the population that one wants to speak of, and both need many
+Both assume that listeners are drawn independently from the population that a statement is about, and both need many
 of them: with fewer than about ten, intervals are too narrow and p-values too small. Songs are taken as they are: two
 listeners who hear the same one are treated as independent; `mixed_model` has songs as a random effect, too. No function
 here makes a correlation a cause.
@@ -149,7 +149,7 @@ def partial_correlation_table(
     """Return the correlation of HAAQI with a predictor when others are held fixed, by system.
 
     It is Pearson's correlation of what is left of both after linear regression on the others. It assumes that all
-    relations are straight lines, and tells nothing where predictor and others are almost the same thing: look at the
+    relations are straight lines, and means nothing where predictor and others are almost the same thing: look at the
     width of the interval.
 
     Parameters
@@ -243,7 +243,10 @@ def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",),
             rows, sample_note = _sample_of_songs(rows, seed)
             try:
                 terms, fit_note = _fit_mixed_model(rows, predictors)
-            except (np.linalg.LinAlgError, ValueError) as error:  # too few rows, or predictors that are one
+            except (
+                np.linalg.LinAlgError,
+                ValueError,
+            ) as error:  # too few rows, or predictors that depend on each other
                 fit_note = f"not enough data: this model cannot be fitted to {len(rows)} rows ({error})"
             note = "; ".join(filter(None, [sample_note, fit_note, *notes]))
         size = (len(rows), rows["listener"].nunique(), rows["music"].nunique())

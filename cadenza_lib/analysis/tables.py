@@ -27,7 +27,7 @@ __all__ = [
     "ear_columns",
     "featured_listener",
     "gain_table",
-    "known_columns",
+    "add_scene_and_ear_columns",
     "listeners_and_gains_db",
     "summary_table",
     "system_label",
@@ -89,7 +89,7 @@ def tidy_table(
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `known_columns`. NaN
+        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `add_scene_and_ear_columns`. NaN
         where unknown.
 
     Raises
@@ -121,12 +121,12 @@ def tidy_table(
             f"Scores called {table['system'][repeated].iloc[0]!r} were given twice; name each evaluation once, and "
             f"each checkpoint differently."
         )
-    table = known_columns(table, listeners, gains_db)
+    table = add_scene_and_ear_columns(table, listeners, gains_db)
     first = ["system", "scene", "song", "listener", "ear", "haaqi"]
     return table[[*first, *table.columns.drop(first)]]
 
 
-def known_columns(
+def add_scene_and_ear_columns(
     table: pd.DataFrame,
     listeners: Mapping[str, Listener],
     gains_db: Mapping[str, Mapping[str, float]] | None = None,

@@ -1,4 +1,4 @@
-from .common import EAR_STYLE, panels, save, style
+from .common import panels, save, style
 from .listeners import (
     asymmetric_listeners,
     clip_effect,
@@ -15,7 +15,6 @@ from .sound import audiograms, hrtf_magnitude, insertion_gain, spectra, stem_lev
 from .systems import data_size, loss_curves, mixture_weights, targets, ternary
 
 __all__ = [
-    "EAR_STYLE",
     "asymmetric_listeners",
     "audiograms",
     "clip_effect",

@@ -55,7 +55,7 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     """
     rows = usable(table, ["pta_db_hl"])
     count = f"{len(rows)} ears" if len(rows) == len(table) else f"{len(rows)} of {len(table)} ears have both"
-    axes.set_title(title if title is not None else f"{system_names(table)} ({count})")
+    axes.set_title(title or f"{system_names(table)} ({count})")
     if rows.empty:
         return not_enough_data(axes, obstacle(rows, ["pta_db_hl"]))
     _scatter_ears(rows, axes, rows["haaqi"])
@@ -113,7 +113,7 @@ def asymmetric_listeners(table: pd.DataFrame, axes: Axes, featured: str, title: 
     featured
         Listener who is drawn black and named; others are those with `tables.ASYMMETRY_DB` between their ears.
     """
-    axes.set_title(title if title is not None else system_names(table))
+    axes.set_title(title or system_names(table))
     rows = usable(table, ["low_db_hl"])
     rows = rows[(rows["asymmetry_db"].abs() >= ASYMMETRY_DB) | (rows["listener"] == featured)]
     means = rows.groupby(["listener", "ear"])[["low_db_hl", "haaqi"]].mean()
@@ -172,7 +172,7 @@ def haaqi_by_gain(gains: pd.DataFrame, axes: Axes, title: str | None = None) -> 
     axes, title
         To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else system_names(gains))
+    axes.set_title(title or system_names(gains))
     if gains.empty:
         return not_enough_data(axes, "the gains of these scenes are not known")
     for place, stem in enumerate(STEMS):
@@ -216,7 +216,7 @@ def clip_effect(levels: pd.DataFrame, axes: Axes, title: str | None = None) -> A
     axes, title
         To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else system_names(levels))
+    axes.set_title(title or system_names(levels))
     if usable(official_scores(levels), ["pta_db_hl"]).empty:
         return not_enough_data(axes, "no scores with and without the clip")
     _scatter_with_line(official_scores(levels), axes, label="official clip", marker="o", color="#de8f05")
@@ -257,7 +257,7 @@ def level_curves(levels: pd.DataFrame, axes: Axes, title: str | None = None) -> 
     axes, title
         To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else system_names(levels))
+    axes.set_title(title or system_names(levels))
     rows = usable(levels, [])
     if rows.empty:
         return not_enough_data(axes, "no scores over output levels")

@@ -22,7 +22,7 @@ from cadenza_lib.haaqi import kernels
 from cadenza_lib.haaqi.kernels import HOP, LANES
 
 __all__ = [
-    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "Filtered", "adaptation", "adjusted_bandwidth",
+    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "adaptation", "adjusted_bandwidth",
     "centre_frequencies", "control_bandwidth", "control_rms", "filter_bands", "group_delays", "level_filter",
     "middle_ear", "middle_ear_filters", "nal_r", "nal_r_filter", "noise_gain", "resample",
     "to_neural",

@@ -201,7 +201,7 @@ def _legacy(
 
 @compiled
 def add_hashed(row: np.ndarray, gain: float, seed: np.uint64, place: int) -> None:
-    """Add noise of standard deviation `gain` to a float32 row in place; `place` tells the rows of one score apart.
+    """Add noise of standard deviation `gain` to a float32 row in place; `place` distinguishes the rows of a score.
 
     A number is the sum of the four 16-bit parts of a hash (splitmix64, Steele et al. 2014) of its place and time: not
     quite Gaussian, but with the right power, white, and independent of order and threads.

@@ -1,7 +1,7 @@
 """HAAQI as it is called: check the input, compare, combine.
 
 Conventions: signals are (time,) of one ear, rates are in Hz, `level1` is the dB SPL of a signal whose RMS is 1. The
-package docstring tells where pyclarity's behaviour is odd and what is done about it.
+package docstring lists where pyclarity's behaviour is odd and what is done about it.
 """
 
 import logging

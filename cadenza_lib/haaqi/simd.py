@@ -147,9 +147,11 @@ def splat(typingctx: Any, value: Any, width: Any) -> Any:  # noqa: ARG001
     vector = Vector(value, width.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        one = builder.insert_element(ir.Constant(_llvm(vector), ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
+        first = builder.insert_element(
+            ir.Constant(_llvm(vector), ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0)
+        )
         mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.width), [0] * vector.width)
-        return builder.shuffle_vector(one, one, mask)
+        return builder.shuffle_vector(first, first, mask)
 
     return vector(value, width), codegen
 

@@ -18,7 +18,7 @@ from cadenza_lib.haaqi.ear import SAMPLE_RATE
 from cadenza_lib.haaqi.kernels import DB_PER_OCTAVE
 from cadenza_lib.haaqi.torch_filters import Span, gammatone, half_phase_tangent, recursive
 
-__all__ = ["Compressed", "Ears", "adapt", "compress", "gain_smoothing", "hashed_noise", "root"]
+__all__ = ["Ears", "adapt", "compress", "hashed_noise", "root"]
 
 FFT_ROUNDING = 4.0  # machine epsilons of a band's largest value
 SMALLEST_POWER = 1e-36  # of an envelope
@@ -75,7 +75,7 @@ class Compressed:
 def compress(spectrum: Tensor, ears: Ears, spans: list[Span], time: int) -> Compressed:
     """Filter with the control and the adjusted filter and compress.
 
-    `spectrum` is from `spectrum`, `spans` tells where each item is, and `time` is the samples of the result.
+    `spectrum` is from `spectrum`, `spans` says where each item is, and `time` is the samples of the result.
     """
     tangent = half_phase_tangent(ears.centre, spectrum.shape[-1]).to(ears.erb)
     samples = torch.tensor([stop for _, stop in spans], device=ears.erb.device, dtype=ears.erb.dtype)[:, None]

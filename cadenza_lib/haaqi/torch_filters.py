@@ -24,7 +24,7 @@ from cadenza_lib.haaqi import ear
 from cadenza_lib.haaqi.ear import SAMPLE_RATE
 
 __all__ = [
-    "DECAY", "Span", "clear", "cut", "gammatone", "half_phase_tangent", "nal_r", "recursive", "resample", "spans",
+    "Span", "clear", "cut", "gammatone", "half_phase_tangent", "nal_r", "recursive", "resample", "spans",
     "spectrum",
 ]  # fmt: skip
 

@@ -31,7 +31,7 @@ from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.core.files import atomic_path
 
-__all__ = ["MAX_TAKES", "Player", "PlayerWidget", "Take", "describe_take"]
+__all__ = ["Player", "PlayerWidget", "Take", "describe_take"]
 
 MAX_TAKES = 9
 """One for each of the keys 1 to 9."""
