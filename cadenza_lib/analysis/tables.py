@@ -22,12 +22,12 @@ from cadenza_lib.training.finetuning import read_result
 __all__ = [
     "ASYMMETRY_DB",
     "PAPER_ASYMMETRIC_LISTENER",
+    "add_scene_and_ear_columns",
     "data_size_table",
     "describe",
     "ear_columns",
     "featured_listener",
     "gain_table",
-    "add_scene_and_ear_columns",
     "listeners_and_gains_db",
     "summary_table",
     "system_label",
@@ -89,8 +89,8 @@ def tidy_table(
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `add_scene_and_ear_columns`. NaN
-        where unknown.
+        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of
+        `add_scene_and_ear_columns`. NaN where unknown.
 
     Raises
     ------
