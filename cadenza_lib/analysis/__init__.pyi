@@ -7,9 +7,8 @@ from .causes import (
     output_level_choices,
 )
 from .comparisons import claims_table, compare, optimum_sentence, paper_table, system_scores, target_table
-from .mixed import mixed_model
 from .personal import compare_settings, severity_table
-from .statistics import correlation_table, partial_correlation_table
+from .statistics import correlation_table, mixed_model, partial_correlation_table
 from .tables import (
     data_size_table,
     describe,

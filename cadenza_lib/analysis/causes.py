@@ -1,9 +1,9 @@
-"""Why HAAQI falls with hearing loss: separation, clipping and audibility told apart; and what an output level gains.
+"""Why HAAQI falls with hearing loss: separation, clipping and audibility kept apart; and what an output level gains.
 
-Not in the paper. The tables come from `headroom.evaluate_levels`, in which the same signals are scored with the clip
+Not in the paper. The tables come from `levels.evaluate_levels`, in which the same signals are scored with the clip
 and without it. So the effect of the clip is not inferred from who happens to be clipped: it is an intervention, and the
-difference is what the clip does. What is said of listeners still assumes that those in the table were drawn
-independently from the ones that are meant, as all of `inference`.
+difference is what the clip does. Statements about listeners still assume that those in the table were drawn
+independently from the population that is meant, as all of `statistics`.
 
 HAAQI is a model of how listeners rated processed music; it is not their preference. That a lower level scores higher
 does not say that anyone wants their music softer.
@@ -14,17 +14,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from cadenza_lib.analysis.statistics import (
     MIN_LISTENERS,
-    bootstrap_interval,
-    bootstrap_weights,
+    bootstrap,
+    mean_interval,
     missing_note,
+    obstacle,
     percentiles,
     usable,
     weighted_line,
 )
-from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, known_columns, listeners_and_gains_db
+from cadenza_lib.analysis.tables import PAPER_ASYMMETRIC_LISTENER, add_scene_and_ear_columns, listeners_and_gains_db
 from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.listeners import SEVERITY_CLASSES, Listener
@@ -60,18 +62,18 @@ def level_experiment(
     Parameters
     ----------
     corpus, split
-        As for `data.open_corpus`.
+        As for `demo.open_corpus`.
     system
         As for `separation.load`.
     n_listeners, n_scenes
-        As for `headroom.crossed_pairs`; the paper's asymmetric listener is among them if there.
+        As for `levels.crossed_pairs`; the paper's asymmetric listener is among them if there.
     out_dir, levels_db, device, settings
         As for `levels.evaluate_levels`.
 
     Returns
     -------
     pandas.DataFrame
-        `headroom.LEVEL_COLUMNS` and those of `analysis.known_columns`. Empty without a corpus or listeners.
+        `levels.LEVEL_COLUMNS` and those of `tables.add_scene_and_ear_columns`. Empty without a corpus or listeners.
     """
     if not corpus or not n_listeners:
         return level_table(pd.DataFrame(columns=LEVEL_COLUMNS), {})
@@ -87,9 +89,9 @@ def level_table(
     listeners: Mapping[str, Listener],
     gains_db: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Add what is known of scenes and ears to the table of `headroom.evaluate_levels`; checkpoints by their names."""
+    """Return the table of `levels.evaluate_levels` with columns about scenes and ears, checkpoints by their names."""
     named = levels.assign(system=[Path(system).stem for system in levels["system"]])
-    return known_columns(named, listeners, gains_db)
+    return add_scene_and_ear_columns(named, listeners, gains_db)
 
 
 def official_scores(levels: pd.DataFrame, clip: bool = True) -> pd.DataFrame:
@@ -114,38 +116,39 @@ def clip_effect_table(
         Columns: system, predictor, n_ears, n_listeners, r_clip, r_no_clip, slope_clip, slope_no_clip (HAAQI per 10 dB),
         explained, ci_low, ci_high, note.
     """
-    columns = ["system", "predictor", "n_ears", "n_listeners", "r_clip", "r_no_clip"]
-    columns += ["slope_clip", "slope_no_clip", "explained", "ci_low", "ci_high", "note"]
     key = ["system", *_KEY]
-    both = official_scores(levels).merge(official_scores(levels, clip=False)[[*key, "haaqi"]], on=key)
-    both = both.rename(columns={"haaqi_x": "haaqi", "haaqi_y": "unlimited"})
-    found = []
+    unlimited = official_scores(levels, clip=False)[[*key, "haaqi"]].rename(columns={"haaqi": "unlimited"})
+    both = official_scores(levels).merge(unlimited, on=key)
+    effects = []
     for system, group in both.groupby("system", sort=False):
         for predictor in predictors:
             rows = usable(group, [predictor, "unlimited"])
+            numbers, note = [np.nan] * 7, obstacle(rows, [predictor])
+            if not note:
+                numbers, note = _clip_effect(rows, predictor, seed)
             size = (len(rows), rows["listener"].nunique())
-            if size[1] < MIN_LISTENERS or rows[predictor].nunique() < 2:
-                note = f"not enough data: {size[1]} listeners with {rows[predictor].nunique()} values of {predictor}"
-                found.append((system, predictor, *size, *[np.nan] * 7, note))
-                continue
-            x, clipped, unlimited = (rows[name].to_numpy(float) for name in (predictor, "haaqi", "unlimited"))
-            slopes = [
-                np.stack([weighted_line(weights, x, y)[0] for y in (clipped, unlimited)])
-                for weights in bootstrap_weights(rows["listener"], seed)
-            ]
-            resampled = np.concatenate(slopes, axis=1)  # (clip, resample)
-            one = np.ones((1, len(x)))
-            slope, slope_free = (float(weighted_line(one, x, y)[0][0]) for y in (clipped, unlimited))
-            low, high = percentiles(resampled[0])
-            if low <= 0 <= high:
-                explained, limits = np.nan, (np.nan, np.nan)
-                note = "the slope with the clip may be zero, so there is no effect to explain"
-            else:
-                explained, limits = 1 - slope_free / slope, percentiles(1 - resampled[1] / resampled[0])
-                note = missing_note(group, rows)
-            r = [float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) > 0 else np.nan for y in (clipped, unlimited)]
-            found.append((system, predictor, *size, *r, 10 * slope, 10 * slope_free, explained, *limits, note))
-    return pd.DataFrame(found, columns=columns)
+            effects.append((system, predictor, *size, *numbers, note or missing_note(group, rows)))
+    columns = ["system", "predictor", "n_ears", "n_listeners", "r_clip", "r_no_clip"]
+    columns += ["slope_clip", "slope_no_clip", "explained", "ci_low", "ci_high", "note"]
+    return pd.DataFrame(effects, columns=columns)
+
+
+def _clip_effect(rows: pd.DataFrame, predictor: str, seed: int) -> tuple[list[float], str]:
+    """Return correlations, slopes, the part that the clip explains with its interval, and why there is none."""
+    x = rows[predictor].to_numpy(float)
+    scores = [rows[name].to_numpy(float) for name in ("haaqi", "unlimited")]
+
+    def slopes(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.stack([weighted_line(weights, x, y)[0] for y in scores], axis=1)  # (resample, clip)
+
+    resampled = bootstrap(rows["listener"], slopes, seed)
+    slope, slope_free = slopes(np.ones((1, len(x))))[0]
+    r = [np.corrcoef(x, y)[0, 1] if np.ptp(y) > 0 else np.nan for y in scores]
+    numbers = [*r, 10 * slope, 10 * slope_free]
+    low, high = percentiles(resampled[:, 0])
+    if low <= 0 <= high:
+        return [*numbers, *[np.nan] * 3], "the slope with the clip may be zero, so there is no effect to explain"
+    return [*numbers, 1 - slope_free / slope, *percentiles(1 - resampled[:, 1] / resampled[:, 0])], ""
 
 
 def losses_table(levels: pd.DataFrame, system: str) -> pd.DataFrame:
@@ -189,7 +192,7 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     For each song in turn, the level with the highest mean HAAQI of both ears on all other songs is chosen, and scored
     on this song: for each listener alone (*own*), and one for all listeners (*common*). Scenes of the song that is
     scored never take part in the choice. The mean over songs is what a listener may expect, if the other songs are
-    like those to come. Listeners who have heard one song only are left out.
+    like those to come. Listeners who have heard a single song are left out.
 
     Returns
     -------
@@ -197,29 +200,25 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
         One row per listener: listener, severity, better_ear_pta_db_hl, n_songs, own_level_db (mean over songs),
         common_level_db, haaqi_official, haaqi_common, haaqi_own, gain_common, gain_own.
     """
-    columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", "own_level_db", "common_level_db"]
-    columns += ["haaqi_official", "haaqi_common", "haaqi_own", "gain_common", "gain_own"]
-    usable_levels = usable(levels, [])
-    rows = usable_levels[(usable_levels["system"] == Path(system).stem) & usable_levels["clip"].astype(bool)]
+    rows = usable(levels, [])
+    rows = rows[(rows["system"] == Path(system).stem) & rows["clip"].astype(bool)]
     scores = rows.pivot_table(index=["listener", "music"], columns="output_level_db", values="haaqi").dropna()
-    found: list[tuple[object, ...]] = []
+    folds = []
     for music in scores.index.unique("music"):
-        tested, search = scores.xs(music, level="music"), scores.drop(music, level="music")
-        known = [name for name in tested.index if name in search.index.unique("listener")]
-        if not known:
-            continue
-        common_db = search.groupby("listener").mean().mean().idxmax()
-        for name in known:
-            own_db = search.loc[name].mean().idxmax()
-            row = tested.loc[name]
-            found.append((name, own_db, common_db, row[0.0], row[common_db], row[own_db]))
-    names = ["listener", "own_level_db", "common_level_db", "haaqi_official", "haaqi_common", "haaqi_own"]
-    folds = pd.DataFrame(found, columns=names)
-    means = folds.groupby("listener")[names[1:]].mean().assign(n_songs=folds.groupby("listener").size()).reset_index()
-    means["gain_common"] = means["haaqi_common"] - means["haaqi_official"]
-    means["gain_own"] = means["haaqi_own"] - means["haaqi_official"]
+        tested, others = scores.xs(music, level="music"), scores.drop(music, level="music")
+        listener_means = others.groupby("listener").mean()
+        common_db = listener_means.mean().idxmax() if len(others) else 0.0
+        for listener in tested.index.intersection(listener_means.index, sort=False):
+            own_db, haaqi = listener_means.loc[listener].idxmax(), tested.loc[listener]
+            folds.append((listener, own_db, common_db, haaqi[0.0], haaqi[common_db], haaqi[own_db]))
+    names = ["own_level_db", "common_level_db", "haaqi_official", "haaqi_common", "haaqi_own"]
+    by_listener = pd.DataFrame(folds, columns=["listener", *names]).groupby("listener")
+    table = by_listener[names].mean().assign(n_songs=by_listener.size()).reset_index()
+    for level in ("common", "own"):
+        table[f"gain_{level}"] = table[f"haaqi_{level}"] - table["haaqi_official"]
     people = rows[["listener", "severity", "better_ear_pta_db_hl"]].drop_duplicates("listener")
-    return means.merge(people, on="listener").sort_values("better_ear_pta_db_hl", ignore_index=True)[columns]
+    columns = ["listener", "severity", "better_ear_pta_db_hl", "n_songs", *names, "gain_common", "gain_own"]
+    return table.merge(people, on="listener").sort_values("better_ear_pta_db_hl", ignore_index=True)[columns]
 
 
 def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -228,15 +227,14 @@ def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Columns: severity, n_listeners, own_level_db, haaqi_official, gain_common, gain_own, ci_low, ci_high (95 % bootstrap
     over listeners, of gain_own), note.
     """
-    found = []
-    for severity in [*(name for name, _ in SEVERITY_CLASSES), "all"]:
-        group = choices if severity == "all" else choices[choices["severity"] == severity]
+    names = ["own_level_db", "haaqi_official", "gain_common", "gain_own"]
+    groups = {name: choices[choices["severity"] == name] for name, _ in SEVERITY_CLASSES}
+    results = []
+    for severity, group in {**groups, "all": choices}.items():
         if group.empty and severity != "all":
             continue
-        means = group[["own_level_db", "haaqi_official", "gain_common", "gain_own"]].astype(float).mean()
-        limits = bootstrap_interval(group, lambda rows: float(rows["gain_own"].mean()), seed)
         note = "" if len(group) >= MIN_LISTENERS else f"not enough data for an interval: {len(group)} listeners"
-        limits = limits if not note else (np.nan, np.nan)
-        found.append((severity, len(group), *means, *limits, note))
-    columns = ["severity", "n_listeners", "own_level_db", "haaqi_official", "gain_common", "gain_own"]
-    return pd.DataFrame(found, columns=[*columns, "ci_low", "ci_high", "note"])
+        interval = mean_interval(group["gain_own"].to_numpy(float), group["listener"], seed)
+        limits = np.full(2, np.nan) if note else interval
+        results.append((severity, len(group), *group[names].astype(float).mean(), *limits, note))
+    return pd.DataFrame(results, columns=["severity", "n_listeners", *names, "ci_low", "ci_high", "note"])

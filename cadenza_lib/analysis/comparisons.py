@@ -1,25 +1,24 @@
 """Systems compared on the same pairs: means, differences with intervals, the paper's Table 2 and what it claims.
 
 Scene, song and listener move a score far more than a system does, and all systems meet the same ones. So differences
-are taken pair by pair, and their intervals come from the bootstrap over listeners of `inference`, with the same
+are taken pair by pair, and their intervals come from the bootstrap over listeners of `statistics`, with the same
 resamples for all systems.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cadenza_lib.analysis.statistics import bootstrap_weights, percentiles
+from cadenza_lib.analysis.statistics import mean_interval
 from cadenza_lib.analysis.tables import system_label
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.scoring.evaluation import read_scores, read_settings
 from cadenza_lib.training.finetuning import read_config
 
 __all__ = [
-    "PAPER_SYSTEMS",
     "claims_table",
     "compare",
     "optimum_sentence",
@@ -34,7 +33,7 @@ PAPER_SYSTEMS = {
     "Official-USTC": {"valid": 0.6870, "test": 0.5923},
     "Supplementation-USTC": {"valid": 0.6878, "test": 0.5929},
 }
-"""Table 2 of the paper: HAAQI by system and split; evaluations are found by these labels."""
+"""Table 2 of the paper: HAAQI by system and split; evaluations are recognised by these labels."""
 
 PAPER_CLAIMS = (
     ("Official-USTC", "Baseline Hybrid Demucs", "Fine-tuning and fusion improve on the baseline"),
@@ -52,7 +51,7 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     Parameters
     ----------
     scores
-        A row per system and pair: scene, listener, score, and the columns that tell systems apart.
+        A row per system and pair: scene, listener, score, and the columns that distinguish systems.
     by
         These columns.
     reference
@@ -73,33 +72,30 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     """
     by = [by] if isinstance(by, str) else list(by)
     groups = {key: group.set_index(["scene", "listener"])["score"] for key, group in scores.groupby(by, sort=False)}
-    first = next(iter(groups.values()))
+    pairs = next(iter(groups.values())).index
     for key, group in groups.items():
-        if len(group) != len(first) or not group.index.isin(first.index).all():
+        if len(group) != len(pairs) or not group.index.isin(pairs).all():
             raise ParameterError(f"{key} was scored on other pairs than the rest; score all on the same ones.")
-    wanted = tuple(reference[name] for name in by)
-    if wanted not in groups:
-        raise ParameterError(f"There are no scores of the reference {wanted}; it is one of {list(groups)}.")
-    values = np.column_stack([group.loc[first.index].to_numpy() for group in groups.values()])  # (pair, system)
+    reference_key = tuple(reference[name] for name in by)
+    if reference_key not in groups:
+        raise ParameterError(f"There are no scores of the reference {reference_key}; it is one of {list(groups)}.")
+    values = np.column_stack([group.loc[pairs].to_numpy() for group in groups.values()])  # (pair, system)
     if missing := int(np.isnan(values).sum()):
         raise ParameterError(
             f"{missing} of {values.size} scores are missing; score these pairs, or leave them out of all."
         )
-    differences = values - groups[wanted].loc[first.index].to_numpy()[:, None]
-    table = pd.DataFrame(list(groups), columns=by)
-    listeners = pd.Series(first.index.get_level_values("listener"))
-    table["n_pairs"], table["n_listeners"] = len(first), listeners.nunique()
-    for name, low, high, column in (
-        ("haaqi", "ci_low", "ci_high", values),
-        ("difference", "difference_low", "difference_high", differences),
-    ):
-        table[name] = column.mean(0)
-        table[[low, high]] = _intervals(column, listeners, seed)
+    differences = values - groups[reference_key].loc[pairs].to_numpy()[:, None]
+    listeners = pd.Series(pairs.get_level_values("listener"))
+    table = pd.DataFrame(list(groups), columns=by).assign(n_pairs=len(pairs), n_listeners=listeners.nunique())
+    table["haaqi"] = values.mean(0)
+    table[["ci_low", "ci_high"]] = mean_interval(values, listeners, seed).T
+    table["difference"] = differences.mean(0)
+    table[["difference_low", "difference_high"]] = mean_interval(differences, listeners, seed).T
     return table
 
 
 def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
-    """Say in words whether HAAQI has its maximum at a mixture weight inside the range that was tried.
+    """Return a sentence that says whether HAAQI has its maximum at a mixture weight inside the range that was tried.
 
     Parameters
     ----------
@@ -110,20 +106,20 @@ def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
     """
     means = scores.groupby("mixture_weight")["score"].mean()
     best = float(means.index[int(means.argmax())])
-    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed)
-    columns = table[["difference", "difference_low", "difference_high"]].to_numpy()
-    numbers = dict(zip(table["mixture_weight"], columns, strict=True))
-    ends = [float(means.index.min()), float(means.index.max())]
-
-    def difference(weight: float) -> str:
-        mean, low, high = numbers[weight]
-        return f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}] against w = {weight:g}"
-
-    others = ", ".join(difference(end) for end in ends if end != best)
-    inside = "inside the range" if best not in ends else "at the border of the range, so there is no interior optimum"
-    clear = all(numbers[end][2] < 0 for end in ends if end != best)
-    sure = "" if clear else "; an interval that contains 0 means that these pairs do not decide"
-    return f"HAAQI is highest, {means.max():.4f}, at w = {best:g}, {inside}: {others} (95 % over listeners){sure}."
+    ends = [float(end) for end in (means.index.min(), means.index.max()) if end != best]
+    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed).set_index("mixture_weight")
+    columns = ["difference", "difference_low", "difference_high"]
+    differences = []
+    for end in ends:
+        mean, low, high = table.loc[end, columns].to_numpy()
+        differences.append(f"{-mean:+.4f} [{-high:+.4f}, {-low:+.4f}] against w = {end:g}")
+    inside = "inside the range" if len(ends) == 2 else "at the border of the range, so there is no interior optimum"
+    clear = (table.loc[ends, "difference_high"] < 0).all()
+    doubt = "" if clear else "; an interval that contains 0 means that these pairs do not decide"
+    return (
+        f"HAAQI is highest, {means.max():.4f}, at w = {best:g}, {inside}: {', '.join(differences)} (95 % over "
+        f"listeners){doubt}."
+    )
 
 
 def system_scores(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
@@ -154,7 +150,7 @@ def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Parameters
     ----------
     scores
-        As from `system_scores`; systems are found by the labels of `PAPER_SYSTEMS`, others (such as bounds) stay.
+        As from `system_scores`; systems are recognised by the labels of `PAPER_SYSTEMS`, others (such as bounds) stay.
     seed
         Of the bootstrap.
 
@@ -167,16 +163,15 @@ def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     tables = []
     for split, group in scores.groupby("split", sort=False):
         table = compare(group, "system", {"system": _REFERENCE}, seed)
-        paper = [PAPER_SYSTEMS.get(system, {}).get(str(split), np.nan) for system in table["system"]]
-        table["paper_haaqi"] = paper
-        table["paper_difference"] = np.subtract(paper, PAPER_SYSTEMS[_REFERENCE].get(str(split), np.nan))
         table.insert(0, "split", split)
+        table["paper_haaqi"] = [_paper_haaqi(system, split) for system in table["system"]]
+        table["paper_difference"] = table["paper_haaqi"] - _paper_haaqi(_REFERENCE, split)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
 def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Say for each claim of the paper's Table 2 whether it holds here.
+    """Return for each claim of the paper's Table 2 whether it holds here.
 
     Returns
     -------
@@ -190,12 +185,12 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             both = group[group["system"].isin([better, worse])]
             if both["system"].nunique() < 2:
                 continue
-            table = compare(both, "system", {"system": worse}, seed)
-            columns = ["difference", "difference_low", "difference_high"]
-            mean, low, high = table.loc[table["system"] == better, columns].to_numpy()[0]
+            table = compare(both, "system", {"system": worse}, seed).set_index("system")
+            mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]].to_numpy()
             verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
-            paper = PAPER_SYSTEMS[better].get(str(split), np.nan) - PAPER_SYSTEMS[worse].get(str(split), np.nan)
-            rows.append((split, claim, paper, mean, low, high, verdict))
+            rows.append(
+                (split, claim, _paper_haaqi(better, split) - _paper_haaqi(worse, split), mean, low, high, verdict)
+            )
     names = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
     return pd.DataFrame(rows, columns=names)
 
@@ -241,9 +236,6 @@ def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFram
     return table
 
 
-def _intervals(values: np.ndarray, listeners: pd.Series, seed: int) -> np.ndarray:
-    """Return the 95 % interval of the mean of each column when whole listeners are resampled, `(column, 2)`."""
-    if listeners.nunique() < 2:
-        return np.full((values.shape[1], 2), np.nan)
-    resamples = [weights @ values / weights.sum(1, keepdims=True) for weights in bootstrap_weights(listeners, seed)]
-    return np.array([percentiles(column) for column in np.concatenate(resamples).T])
+def _paper_haaqi(system: str, split: Hashable) -> float:
+    """Return the HAAQI of a system in the paper's Table 2, NaN where it has none."""
+    return PAPER_SYSTEMS.get(system, {}).get(str(split), np.nan)

@@ -5,16 +5,17 @@ ears. So every interval comes from a bootstrap that resamples whole listeners (t
 D. V. Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8), and every p-value from a covariance that
 allows any dependence within a listener (K.-Y. Liang and S. L. Zeger, Biometrika 73(1), 13-22, 1986).
 
-Both assume that listeners are drawn independently from the population that one wants to speak of, and both need many
+Both assume that listeners are drawn independently from the population that a statement is about, and both need many
 of them: with fewer than about ten, intervals are too narrow and p-values too small. Songs are taken as they are: two
-listeners who hear the same one are treated as independent; `mixed.mixed_model` has songs as a random effect, too.
-No function here makes a correlation a cause.
+listeners who hear the same one are treated as independent; `mixed_model` has songs as a random effect, too. No function
+here makes a correlation a cause.
 
-Rows in which a value is missing or infinite are left out. Where a number cannot be had it is NaN, and the column `note`
-says why.
+Rows in which a value is missing or infinite are left out. Where a number cannot be computed it is NaN, and the column
+`note` says why.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,12 +27,12 @@ from statsmodels.stats.multitest import multipletests
 from cadenza_lib.data.scenes import seeded
 
 __all__ = [
-    "CONFIDENCE",
     "MIN_LISTENERS",
-    "bootstrap_interval",
-    "bootstrap_weights",
+    "bootstrap",
     "correlation_table",
+    "mean_interval",
     "missing_note",
+    "mixed_model",
     "obstacle",
     "partial_correlation_table",
     "percentiles",
@@ -48,38 +49,64 @@ N_RESAMPLES = 2000
 MIN_LISTENERS = 3
 """With fewer listeners nothing is inferred; this many are still far too few to be sure of anything."""
 
+MAX_ROWS = 2000
+"""A mixed model of more rows takes minutes, so it is fitted to as many songs as fit into these."""
+
 _WEIGHTS_AT_ONCE = 4_000_000  # of float64: 32 MB
 
 
-def bootstrap_interval(
-    table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of a statistic of rows when whole listeners are resampled.
+def bootstrap(
+    listener: pd.Series, statistic: Callable[[Floats], Floats], seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> Floats:
+    """Return a statistic of the rows for each resample of whole listeners, `(resample, ...)`.
 
-    With a single listener there is nothing to resample, and both limits are NaN.
-    """
-    rows_of = list(table.groupby("listener", sort=False).indices.values())
-    if len(rows_of) < 2:
-        return float("nan"), float("nan")
-    draws = _draws(len(rows_of), seed, n_resamples)
-    return percentiles(
-        np.array([statistic(table.iloc[np.concatenate([rows_of[index] for index in drawn])]) for drawn in draws])
-    )
-
-
-def bootstrap_weights(listener: pd.Series, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Iterator[Floats]:
-    """Yield how often each row counts in each resample, `(resample, row)` in batches.
-
-    The resamples are those of `bootstrap_interval`: statistics that take weights are the same, only sooner.
+    Parameters
+    ----------
+    listener
+        The listener of each row.
+    statistic
+        Takes how often each row counts in some of the resamples, `(resample, row)`, and returns a value for each.
+    seed, n_resamples
+        Of the resamples.
     """
     code, listeners = pd.factorize(listener)
+    draws = seeded(seed).integers(max(1, len(listeners)), size=(n_resamples, len(listeners)))
     batch = max(1, _WEIGHTS_AT_ONCE // max(1, len(code)))
-    draws = _draws(len(listeners), seed, n_resamples)
+    values = []
     for start in range(0, n_resamples, batch):
         drawn = draws[start : start + batch]
-        counts = np.zeros((len(drawn), len(listeners)))
+        counts = np.zeros(drawn.shape)
         np.add.at(counts, (np.arange(len(drawn))[:, None], drawn), 1)
-        yield counts[:, code]
+        values.append(statistic(counts[:, code]))
+    return np.concatenate(values)
+
+
+def percentiles(values: Floats) -> Floats:
+    """Return the 95 % percentile interval of bootstrapped values without those that are NaN, `(limit, ...)`."""
+    if np.isnan(values).all():
+        return np.full((2, *values.shape[1:]), np.nan)
+    tail = (1 - CONFIDENCE) / 2
+    return np.nanquantile(values, [tail, 1 - tail], axis=0)
+
+
+def mean_interval(values: Floats, listener: pd.Series, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Floats:
+    """Return the 95 % interval over listeners of the mean of rows, `(limit, ...)`.
+
+    With a single listener there is nothing to resample, and both limits are NaN.
+
+    Parameters
+    ----------
+    values
+        Shape `(row,)` or `(row, column)`.
+    listener
+        The listener of each row.
+    seed, n_resamples
+        Of the bootstrap.
+    """
+    if listener.nunique() < 2:
+        return np.full((2, *values.shape[1:]), np.nan)
+    means = bootstrap(listener, lambda weights: ((weights @ values).T / weights.sum(1)).T, seed, n_resamples)
+    return percentiles(means)
 
 
 def correlation_table(
@@ -99,37 +126,21 @@ def correlation_table(
         Columns: system, predictor, n_ears (rows), n_listeners, pearson_r, ci_low, ci_high, spearman_rho,
         spearman_low, spearman_high, p_value, p_holm, note.
     """
-    names = [predictors] if isinstance(predictors, str) else list(predictors)
-    found = []
+    results = []
     for system, group in table.groupby("system", sort=False):
-        for predictor in names:
+        for predictor in [predictors] if isinstance(predictors, str) else predictors:
             rows = usable(group, [predictor])
             note = obstacle(rows, [predictor])
-            numbers = [float("nan")] * 7
-            if not note:
-                x, y = rows[predictor].to_numpy(float), rows["haaqi"].to_numpy(float)
-                ranks = [_Ranks(x), _Ranks(y)]
-                pearson, spearman = [], []
-                for weights in bootstrap_weights(rows["listener"], seed):
-                    pearson.append(_weighted_correlation(weights, x, y))
-                    spearman.append(_weighted_correlation(weights, *(rank(weights) for rank in ranks)))
-                numbers = [
-                    np.corrcoef(x, y)[0, 1],
-                    *percentiles(np.concatenate(pearson)),
-                    np.corrcoef(stats.rankdata(x), stats.rankdata(y))[0, 1],
-                    *percentiles(np.concatenate(spearman)),
-                    _cluster_p_value(x, y, rows["listener"]),
-                ]
-            note = note or missing_note(group, rows)
-            found.append((system, predictor, len(rows), rows["listener"].nunique(), *numbers, note))
+            numbers = [np.nan] * 7 if note else _correlations(rows, predictor, seed)
+            size = (len(rows), rows["listener"].nunique())
+            results.append((system, predictor, *size, *numbers, np.nan, note or missing_note(group, rows)))
     columns = ["system", "predictor", "n_ears", "n_listeners", "pearson_r", "ci_low", "ci_high"]
-    columns += ["spearman_rho", "spearman_low", "spearman_high", "p_value", "note"]
-    result = pd.DataFrame(found, columns=columns)
-    result.insert(len(columns) - 1, "p_holm", np.nan)
-    tested = result["p_value"].notna()
+    columns += ["spearman_rho", "spearman_low", "spearman_high", "p_value", "p_holm", "note"]
+    correlations = pd.DataFrame(results, columns=columns)
+    tested = correlations["p_value"].notna()
     if tested.any():
-        result.loc[tested, "p_holm"] = multipletests(result.loc[tested, "p_value"], method="holm")[1]
-    return result
+        correlations.loc[tested, "p_holm"] = multipletests(correlations.loc[tested, "p_value"], method="holm")[1]
+    return correlations
 
 
 def partial_correlation_table(
@@ -138,13 +149,13 @@ def partial_correlation_table(
     """Return the correlation of HAAQI with a predictor when others are held fixed, by system.
 
     It is Pearson's correlation of what is left of both after linear regression on the others. It assumes that all
-    relations are straight lines, and tells nothing where predictor and others are almost the same thing: look at the
+    relations are straight lines, and means nothing where predictor and others are almost the same thing: look at the
     width of the interval.
 
     Parameters
     ----------
     table
-        As from `analysis.tidy_table`.
+        As from `tables.tidy_table`.
     questions
         Pairs of a predictor, and the column or columns held fixed.
     seed
@@ -155,24 +166,21 @@ def partial_correlation_table(
     pandas.DataFrame
         Columns: system, predictor, given, n_ears, n_listeners, partial_r, ci_low, ci_high, note.
     """
-    found = []
+    results = []
     for system, group in table.groupby("system", sort=False):
         for predictor, given in questions:
             fixed = [given] if isinstance(given, str) else list(given)
             rows = usable(group, [predictor, *fixed])
             note = obstacle(rows, [predictor, *fixed])
-            values = rows[[predictor, "haaqi", *fixed]].to_numpy(float)
-            if not note and np.linalg.cond(stats.zscore(np.delete(values, 1, axis=1))) > 1e6:
+            values = rows[["haaqi", predictor, *fixed]].to_numpy(float)
+            if not note and np.linalg.cond(stats.zscore(values[:, 1:])) > 1e6:
                 note = f"{predictor} is a linear function of {', '.join(fixed)} here"
-            numbers = [float("nan")] * 3
-            if not note:
-                batches = [_partial(weights, values) for weights in bootstrap_weights(rows["listener"], seed)]
-                numbers = [_partial(np.ones((1, len(rows))), values)[0], *percentiles(np.concatenate(batches))]
-            note = note or missing_note(group, rows)
+            numbers = [np.nan] * 3 if note else _partial_correlation(values, rows["listener"], seed)
             size = (len(rows), rows["listener"].nunique())
-            found.append((system, predictor, ", ".join(fixed), *size, *numbers, note))
+            note = note or missing_note(group, rows)
+            results.append((system, predictor, ", ".join(fixed), *size, *numbers, note))
     columns = ["system", "predictor", "given", "n_ears", "n_listeners", "partial_r", "ci_low", "ci_high", "note"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(results, columns=columns)
 
 
 def regression_line(
@@ -193,14 +201,58 @@ def regression_line(
         return pd.DataFrame(columns=[predictor, "haaqi", "ci_low", "ci_high"], dtype=float)
     x, y = rows[predictor].to_numpy(float), rows["haaqi"].to_numpy(float)
     grid = np.linspace(x.min(), x.max(), n_points)
-    lines = []
-    for weights in bootstrap_weights(rows["listener"], seed):
+
+    def line(weights: Floats) -> Floats:
         slope, intercept = weighted_line(weights, x, y)
-        lines.append(intercept[:, None] + slope[:, None] * grid)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.nanquantile(np.concatenate(lines), [tail, 1 - tail], axis=0)
-    slope, intercept = weighted_line(np.ones((1, len(x))), x, y)
-    return pd.DataFrame({predictor: grid, "haaqi": intercept + slope * grid, "ci_low": low, "ci_high": high})
+        return intercept[:, None] + slope[:, None] * grid
+
+    low, high = percentiles(bootstrap(rows["listener"], line, seed))
+    return pd.DataFrame({predictor: grid, "haaqi": line(np.ones((1, len(x))))[0], "ci_low": low, "ci_high": high})
+
+
+def mixed_model(table: pd.DataFrame, predictors: Sequence[str] = ("pta_db_hl",), seed: int = 0) -> pd.DataFrame:
+    """Return a linear mixed model of HAAQI with crossed random effects of listener and song (column music), by system.
+
+    HAAQI = intercept + slopes * predictors + listener + song + residual. It assumes that the effects of listeners and
+    of songs and the residuals are normal, independent of each other and of the predictors, and of equal spread
+    everywhere. Fitted by restricted maximum likelihood (statsmodels' MixedLM); intervals and p-values are Wald's, which
+    are too small when there are few listeners. A song alone has no variance, so its effect is left out then.
+
+    Parameters
+    ----------
+    table
+        As from `tables.tidy_table`.
+    predictors
+        Columns with fixed effects.
+    seed
+        Chooses songs where there are more rows than `MAX_ROWS`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per term: the intercept and each predictor (estimate, se, ci_low, ci_high, p_value), and the standard
+        deviations "sd listener", "sd song" and "sd residual". Columns: system, term, estimate, se, ci_low, ci_high,
+        p_value, n_ears, n_listeners, n_songs, note.
+    """
+    results = []
+    for system, group in table.groupby("system", sort=False):
+        rows = usable(group, predictors)
+        terms, note = [("intercept", *[np.nan] * 5)], obstacle(rows, predictors)
+        if not note:
+            notes = [missing_note(group, rows)]
+            rows, sample_note = _sample_of_songs(rows, seed)
+            try:
+                terms, fit_note = _fit_mixed_model(rows, predictors)
+            except (
+                np.linalg.LinAlgError,
+                ValueError,
+            ) as error:  # too few rows, or predictors that depend on each other
+                fit_note = f"not enough data: this model cannot be fitted to {len(rows)} rows ({error})"
+            note = "; ".join(filter(None, [sample_note, fit_note, *notes]))
+        size = (len(rows), rows["listener"].nunique(), rows["music"].nunique())
+        results += [(system, *term, *size, note) for term in terms]
+    columns = ["system", "term", "estimate", "se", "ci_low", "ci_high", "p_value"]
+    return pd.DataFrame(results, columns=[*columns, "n_ears", "n_listeners", "n_songs", "note"])
 
 
 def usable(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -209,7 +261,7 @@ def usable(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def obstacle(rows: pd.DataFrame, columns: Sequence[str]) -> str:
-    """Say why nothing can be inferred from these rows, or nothing."""
+    """Return why nothing can be inferred from these rows, or an empty string."""
     if rows.empty:
         return f"no row has both HAAQI and {', '.join(columns)}"
     if (count := rows["listener"].nunique()) < MIN_LISTENERS:
@@ -221,7 +273,7 @@ def obstacle(rows: pd.DataFrame, columns: Sequence[str]) -> str:
 
 
 def missing_note(group: pd.DataFrame, rows: pd.DataFrame) -> str:
-    """Say how many rows of a group are not among those that were used, or nothing."""
+    """Return how many rows of a group are not among those that were used, or an empty string."""
     left_out = len(group) - len(rows)
     return f"{left_out} of {len(group)} rows lack a value" if left_out else ""
 
@@ -236,28 +288,27 @@ def weighted_line(weights: Floats, x: Floats, y: Floats) -> tuple[Floats, Floats
     return slope, mean_y - slope * mean_x
 
 
-def percentiles(values: Floats) -> tuple[float, float]:
-    """Return the 95 % percentile interval of bootstrapped values without those that do not exist."""
-    tail = (1 - CONFIDENCE) / 2
-    if np.isnan(values).all():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+def _correlations(rows: pd.DataFrame, predictor: str, seed: int) -> list[float]:
+    """Return Pearson's r and Spearman's rho, each followed by its interval, and the p-value of the slope."""
+    x, y = rows[predictor].to_numpy(float), rows["haaqi"].to_numpy(float)
+
+    def pearson_and_spearman(weights: Floats) -> Floats:
+        pearson = _weighted_correlation(weights, x, y)
+        spearman = _weighted_correlation(weights, _weighted_ranks(weights, x), _weighted_ranks(weights, y))
+        return np.stack([pearson, spearman], axis=1)
+
+    pearson_limits, spearman_limits = percentiles(bootstrap(rows["listener"], pearson_and_spearman, seed)).T
+    p_value = _cluster_p_value(x, y, rows["listener"])
+    return [np.corrcoef(x, y)[0, 1], *pearson_limits, stats.spearmanr(x, y).statistic, *spearman_limits, p_value]
 
 
-class _Ranks:
-    """Midranks of one column for any weights: what `scipy.stats.rankdata` gives when rows are repeated."""
-
-    def __init__(self, values: Floats) -> None:
-        self._order = np.argsort(values, kind="stable")
-        ordered = values[self._order]
-        self._starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        self._group = np.empty(len(values), int)
-        self._group[self._order] = np.repeat(np.arange(len(self._starts)), np.diff(np.r_[self._starts, len(values)]))
-
-    def __call__(self, weights: Floats) -> Floats:
-        size = np.add.reduceat(weights[:, self._order], self._starts, axis=1)  # (resample, group of equal values)
-        return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, self._group]
+def _weighted_ranks(weights: Floats, values: Floats) -> Floats:
+    """Return the midranks that `scipy.stats.rankdata` gives when rows are repeated, `(resample, row)`."""
+    distinct, rank = np.unique(values, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.searchsorted(rank[order], np.arange(len(distinct)))
+    count = np.add.reduceat(weights[:, order], starts, axis=1)  # (resample, distinct value)
+    return (np.cumsum(count, axis=1) - (count - 1) / 2)[:, rank]
 
 
 def _weighted_correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
@@ -270,20 +321,6 @@ def _weighted_correlation(weights: Floats, x: Floats, y: Floats) -> Floats:
     return (weights * x * y).sum(1) / spread
 
 
-def _partial(weights: Floats, values: Floats) -> Floats:
-    """Return the partial correlation of the first two columns given the others, for each row of weights."""
-    scaled = stats.zscore(values)
-    total = weights.sum(1)
-    mean = weights @ scaled / total[:, None]
-    second = np.einsum("br,ri,rj->bij", weights, scaled, scaled, optimize=True) / total[:, None, None]
-    covariance = second - mean[:, :, None] * mean[:, None, :]
-    result = np.full(len(weights), np.nan)
-    sound = np.linalg.cond(covariance) < 1e12  # a resample may have too few different ears
-    precision = np.linalg.inv(covariance[sound])
-    result[sound] = -precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1])
-    return result
-
-
 def _cluster_p_value(x: Floats, y: Floats, listener: pd.Series) -> float:
     """Return the p-value of the slope, robust to dependence within listeners."""
     groups = pd.factorize(listener)[0]
@@ -293,6 +330,58 @@ def _cluster_p_value(x: Floats, y: Floats, listener: pd.Series) -> float:
     return float(fit.pvalues[1])
 
 
-def _draws(n_listeners: int, seed: int, n_resamples: int) -> NDArray[np.int64]:
-    """Return which listeners are in each resample, `(resample, listener)`."""
-    return seeded(seed).integers(max(1, n_listeners), size=(n_resamples, n_listeners))
+def _partial_correlation(values: Floats, listener: pd.Series, seed: int) -> list[float]:
+    """Return the partial correlation of the first two columns given the others, and its interval."""
+    scaled = stats.zscore(values)
+
+    def partial(weights: Floats) -> Floats:
+        total = weights.sum(1)
+        mean = weights @ scaled / total[:, None]
+        second = np.einsum("br,ri,rj->bij", weights, scaled, scaled, optimize=True) / total[:, None, None]
+        covariance = second - mean[:, :, None] * mean[:, None, :]
+        correlation = np.full(len(weights), np.nan)
+        regular = np.linalg.cond(covariance) < 1e12  # a resample may have too few different ears
+        precision = np.linalg.inv(covariance[regular])
+        correlation[regular] = -precision[:, 0, 1] / np.sqrt(precision[:, 0, 0] * precision[:, 1, 1])
+        return correlation
+
+    return [*partial(np.ones((1, len(values)))), *percentiles(bootstrap(listener, partial, seed))]
+
+
+def _fit_mixed_model(rows: pd.DataFrame, predictors: Sequence[str]) -> tuple[list[tuple], str]:
+    """Return the terms of the model, and a note on the fit."""
+    effects = [effect for effect in ("listener", "music") if rows[effect].nunique() > 1]
+    spread = rows[list(predictors)].std()  # at unequal scales the optimiser stops early
+    data = rows.assign(everything=1, **rows[list(predictors)] / spread)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each optimiser warns, though the next one may converge
+        fit = sm.MixedLM.from_formula(
+            f"haaqi ~ {' + '.join(predictors)}",
+            data,
+            groups="everything",
+            vc_formula={effect: f"0 + C({effect})" for effect in effects},
+        ).fit(reml=True, method=["bfgs", "powell", "lbfgs"])
+        limits = fit.conf_int(1 - CONFIDENCE)
+    terms: list[tuple] = []
+    for name, estimate in fit.fe_params.items():
+        scaled = np.array([estimate, fit.bse_fe[name], *limits.loc[name]]) / spread.get(name, 1.0)
+        terms.append((name.replace("Intercept", "intercept"), *scaled, fit.pvalues[name]))
+    variances = dict(zip(fit.model.exog_vc.names, fit.vcomp, strict=True)) | {"residual": fit.scale}
+    for name in [*effects, "residual"]:
+        terms.append((f"sd {name.replace('music', 'song')}", np.sqrt(variances[name]), *[np.nan] * 4))
+    notes = [] if "music" in effects else ["one song only, so no effect of songs"]
+    if not fit.converged:
+        notes.append("the fit did not converge: too few listeners or songs for this model")
+    elif any(np.sqrt(variances[effect]) < 1e-3 * np.std(rows["haaqi"]) for effect in effects):
+        notes.append("a variance is estimated as zero, so its interval is too narrow")
+    return terms, "; ".join(notes)
+
+
+def _sample_of_songs(rows: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, str]:
+    """Return the rows of randomly chosen songs if there are too many rows, and a note that says so."""
+    if len(rows) <= MAX_ROWS:
+        return rows, ""
+    songs = seeded(seed).permutation(np.unique(rows["music"]))
+    size = rows["music"].value_counts()[songs].cumsum()
+    chosen = songs[: max(1, int((size <= MAX_ROWS).sum()))]
+    return rows[rows["music"].isin(chosen)], f"fitted to {len(chosen)} of {len(songs)} songs"

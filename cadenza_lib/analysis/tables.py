@@ -1,8 +1,8 @@
 """Tidy tables of scores, their means, and the paper's tables beside ours.
 
-A tidy table has one row per system, scene, listener and ear, and all that is known of it. Scores that are missing stay
-in it as NaN and are left out of every mean; `describe` tells how many they are. What is inferred from such a table is
-in `inference`.
+A tidy table has one row per system, scene, listener and ear, with all that describes them. Scores that are missing stay
+in it as NaN and are left out of every mean; `describe` says how many they are. What is inferred from such a table is
+in `statistics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,29 +11,28 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cadenza_lib.analysis.statistics import bootstrap_interval, bootstrap_weights, percentiles, usable
+from cadenza_lib.analysis.statistics import mean_interval, usable
 from cadenza_lib.chain.pipeline import OFFICIAL
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.listeners import Listener, audiogram_identity, audiogram_table, ear_table, load_listeners
 from cadenza_lib.data.opening import open_corpus
-from cadenza_lib.scoring.evaluation import AUDIOGRAM, EAR_COLUMNS, Settings, read_scores, read_settings, scores_path
+from cadenza_lib.scoring.evaluation import AUDIOGRAM, Settings, read_scores, read_settings, scores_path
+from cadenza_lib.scoring.pairs import EAR_COLUMNS
 from cadenza_lib.training.finetuning import read_result
 
 __all__ = [
     "ASYMMETRY_DB",
     "PAPER_ASYMMETRIC_LISTENER",
-    "PAPER_DATA_SIZE",
+    "add_scene_and_ear_columns",
     "data_size_table",
     "describe",
     "ear_columns",
     "featured_listener",
     "gain_table",
-    "known_columns",
     "listeners_and_gains_db",
     "summary_table",
     "system_label",
-    "threshold_column",
     "threshold_columns",
     "tidy_table",
 ]
@@ -94,8 +93,8 @@ def tidy_table(
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of `known_columns`. NaN
-        where unknown.
+        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of
+        `add_scene_and_ear_columns`. NaN where unknown.
 
     Raises
     ------
@@ -107,24 +106,9 @@ def tidy_table(
     if not score_dirs:
         raise ParameterError("No scores were given; name at least one directory that 03_evaluate wrote.")
     tables = []
-    for given in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
-        path, scores = scores_path(given), read_scores(given)
-        if scores.empty:
-            raise CorpusError(f"{path} has no rows yet; let the evaluation finish.")
-        unknown = scores.loc[~scores["listener"].isin(list(listeners)), "listener"]
-        if len(unknown):
-            line, name = next(unknown.items())
-            alike = [other for other in listeners if other.lower() == name.lower()]
-            raise CorpusError(
-                f"{path}, line {line} has the listener {name!r}, who is not in this split"
-                f"{f' (it has {alike[0]!r})' if alike else ''}; give the corpus and split that were evaluated."
-            )
-        for name, audiogram in zip(scores["listener"], scores.get(AUDIOGRAM, ()), strict=False):
-            if audiogram != audiogram_identity(listeners[name]):
-                raise CorpusError(
-                    f"{path} was computed for other thresholds of listener {name!r} than are given; evaluate again, or "
-                    f"give the listeners that were evaluated."
-                )
+    for source in [score_dirs] if isinstance(score_dirs, str | Path) else score_dirs:
+        path, scores = scores_path(source), read_scores(source)
+        _check_listeners(path, scores, listeners)
         for ear in EARS:
             tables.append(
                 scores[["scene", "song", "listener"]].assign(
@@ -135,23 +119,23 @@ def tidy_table(
                 )
             )
     table = pd.concat(tables, ignore_index=True)
-    key = ["system", "scene", "listener", "ear"]
-    if table.duplicated(key).any():
-        twice = table.loc[table.duplicated(key), "system"].iloc[0]
+    repeated = table.duplicated(["system", "scene", "listener", "ear"])
+    if repeated.any():
         raise ParameterError(
-            f"Scores called {twice!r} were given twice; name each evaluation once, and each checkpoint differently."
+            f"Scores called {table['system'][repeated].iloc[0]!r} were given twice; name each evaluation once, and "
+            f"each checkpoint differently."
         )
-    table = known_columns(table, listeners, gains_db)
+    table = add_scene_and_ear_columns(table, listeners, gains_db)
     first = ["system", "scene", "song", "listener", "ear", "haaqi"]
     return table[[*first, *table.columns.drop(first)]]
 
 
-def known_columns(
+def add_scene_and_ear_columns(
     table: pd.DataFrame,
     listeners: Mapping[str, Listener],
     gains_db: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
-    """Add what is known of scenes and ears to a table with columns scene, song, listener and ear.
+    """Return a table with columns scene, song, listener and ear, with what describes its scenes and ears added.
 
     These are music, gain_vocals_db to gain_other_db (NaN without `gains_db`), the columns of `listeners.ear_table`, and
     threshold_250_hz_db_hl and so on for each frequency that was measured in anyone (NaN where not in this listener).
@@ -162,24 +146,15 @@ def known_columns(
     for stem in STEMS:
         gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
         table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
-    heard = [listeners[name] for name in table["listener"].unique()]
-    thresholds = audiogram_table(heard).pivot(index=["listener", "ear"], columns="frequency", values="threshold_db_hl")
-    thresholds.columns = [threshold_column(float(frequency)) for frequency in thresholds.columns]
-    ears = ear_table(heard).merge(thresholds.reset_index(), on=["listener", "ear"])
+    people = [listeners[name] for name in table["listener"].unique()]
+    thresholds = audiogram_table(people).pivot(index=["listener", "ear"], columns="frequency", values="threshold_db_hl")
+    thresholds.columns = [f"threshold_{frequency:g}_hz_db_hl" for frequency in thresholds.columns]
+    ears = ear_table(people).merge(thresholds.reset_index(), on=["listener", "ear"])
     return table.merge(ears, on=["listener", "ear"], validate="many_to_one")
 
 
-def threshold_column(frequency: float) -> str:
-    """Return the name of the column with the threshold at a frequency in Hz.
-
-    >>> threshold_column(500.0)
-    'threshold_500_hz_db_hl'
-    """
-    return f"threshold_{frequency:g}_hz_db_hl"
-
-
 def threshold_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns with thresholds, by frequency."""
+    """Return the names of the columns with thresholds, by frequency."""
     return [name for name in table.columns if name.startswith("threshold_")]
 
 
@@ -191,7 +166,7 @@ def listeners_and_gains_db(
     Parameters
     ----------
     corpus, split
-        As for `data.open_corpus`; without a corpus, "", the gains are unknown.
+        As for `demo.open_corpus`; without a corpus, "", the gains are unknown.
     listeners_file
         A `listeners.*.json` in the place of the split's listeners.
 
@@ -202,52 +177,49 @@ def listeners_and_gains_db(
     """
     if not corpus and not listeners_file:
         raise ParameterError("There are no audiograms: give the corpus that was evaluated, or a listeners file.")
-    data = open_corpus(corpus) if corpus else None
-    scenes = data.split(split).scenes if data else {}
-    gains_db = {name: data.gains[scene.gain] for name, scene in scenes.items()} if data else {}
-    if listeners_file or not data:
-        return load_listeners(listeners_file), gains_db
-    return data.split(split).listeners, gains_db
+    if not corpus:
+        return load_listeners(listeners_file), {}
+    data = open_corpus(corpus)
+    chosen = data.split(split)
+    gains_db = {name: data.gains[scene.gain] for name, scene in chosen.scenes.items()}
+    return load_listeners(listeners_file) if listeners_file else chosen.listeners, gains_db
 
 
 def describe(table: pd.DataFrame) -> str:
-    """Say in one or two sentences what a tidy table holds."""
+    """Return one sentence about what a tidy table holds."""
     counts = {name: table[name].nunique() for name in ("system", "listener", "music", "scene")}
-    said = ", ".join(
-        f"{count} {'song' if name == 'music' else name}{'s' if count != 1 else ''}" for name, count in counts.items()
-    )
-    missing = int(table["haaqi"].isna().sum())
-    silent = int((table["loudness_lufs"] == -np.inf).sum()) if "loudness_lufs" in table else 0
-    left_out = f", {missing} of them missing and left out" if missing else ""
-    of_silence = f", {silent} of them of a silent signal" if silent else ""
-    unmeasured = int(table["pta_db_hl"].isna().sum())
-    of_unknown = f", {unmeasured} of them of ears without a pure-tone average" if unmeasured else ""
-    return f"{said}, {len(table)} scores of ears{left_out}{of_silence}{of_unknown}."
+    sizes = [f"{n} {'song' if name == 'music' else name}{'s' if n != 1 else ''}" for name, n in counts.items()]
+    subsets = {
+        "missing and left out": table["haaqi"].isna(),
+        "of a silent signal": table.get("loudness_lufs", pd.Series(dtype=float)) == -np.inf,
+        "of ears without a pure-tone average": table["pta_db_hl"].isna(),
+    }
+    remarks = [f", {rows.sum()} of them {name}" for name, rows in subsets.items() if rows.any()]
+    return f"{', '.join(sizes)}, {len(table)} scores of ears{''.join(remarks)}."
 
 
-def featured_listener(table: pd.DataFrame, wanted: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:
-    """Return the listener whose two ears are compared, and a sentence about who it is.
+def featured_listener(table: pd.DataFrame, preferred: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:
+    """Return the listener whose two ears are compared, and a sentence about the choice.
 
-    That is `wanted` if there, else the most asymmetric one.
+    That is the preferred one if these scores have it, else the most asymmetric one.
     """
-    if wanted in set(table["listener"]):
-        return wanted, f"Listener {wanted}, the paper's example, is in these scores."
+    if preferred in set(table["listener"]):
+        return preferred, f"Listener {preferred}, the paper's example, is in these scores."
     asymmetry_db = table.groupby("listener", sort=False)["asymmetry_db"].first()
+    absent = f"The paper's listener {preferred} is not in these scores; shown is"
     if asymmetry_db.isna().all():
         name = str(asymmetry_db.index[0])
-        return name, f"The paper's listener {wanted} is not in these scores; shown is {name}: no asymmetry is known."
+        return name, f"{absent} {name}: no asymmetry is known."
     name = str(asymmetry_db.abs().idxmax())
-    return name, (
-        f"The paper's listener {wanted} is not in these scores; shown is {name}, the most asymmetric one "
-        f"(right minus left pure-tone average {asymmetry_db[name]:+.1f} dB)."
-    )
+    difference_db = f"right minus left pure-tone average {asymmetry_db[name]:+.1f} dB"
+    return name, f"{absent} {name}, the most asymmetric one ({difference_db})."
 
 
 def ear_columns(table: pd.DataFrame, listener: str) -> pd.DataFrame:
     """Return the two ears of a listener side by side, by system: loss in dB HL, mean HAAQI and clipped share."""
-    rows = table[table["listener"] == listener]
-    means = rows.groupby(["system", "ear"], sort=False)[["pta_db_hl", "low_db_hl", "haaqi", "clipped_share"]].mean()
-    return means.assign(n_scenes=rows.groupby(["system", "ear"], sort=False)["haaqi"].count()).reset_index()
+    ears = table[table["listener"] == listener].groupby(["system", "ear"], sort=False)
+    means = ears[["pta_db_hl", "low_db_hl", "haaqi", "clipped_share"]].mean()
+    return means.assign(n_scenes=ears["haaqi"].count()).reset_index()
 
 
 def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -256,27 +228,15 @@ def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Columns: system, n_pairs, n_listeners, n_left_out, haaqi, ci_low, ci_high, clipped_share. Missing scores are left
     out: n_left_out counts the ears. One listener has no interval.
     """
-
-    def mean(rows: pd.DataFrame) -> float:
-        return float(rows["haaqi"].mean())
-
     rows = []
-    for system, every in table.groupby("system", sort=False):
-        group = every.dropna(subset="haaqi")
-        low, high = bootstrap_interval(group, mean, seed)
-        rows.append(
-            {
-                "system": system,
-                "n_pairs": len(group.drop_duplicates(["scene", "listener"])),
-                "n_listeners": group["listener"].nunique(),
-                "n_left_out": len(every) - len(group),
-                "haaqi": mean(group),
-                "ci_low": low,
-                "ci_high": high,
-                "clipped_share": group["clipped_share"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
+    for system, group in table.groupby("system", sort=False):
+        scored = group.dropna(subset="haaqi")
+        n_pairs = len(scored.drop_duplicates(["scene", "listener"]))
+        size = (n_pairs, scored["listener"].nunique(), len(group) - len(scored))
+        limits = mean_interval(scored["haaqi"].to_numpy(float), scored["listener"], seed)
+        rows.append((system, *size, scored["haaqi"].mean(), *limits, scored["clipped_share"].mean()))
+    columns = ["system", "n_pairs", "n_listeners", "n_left_out", "haaqi", "ci_low", "ci_high", "clipped_share"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -290,17 +250,15 @@ def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     pandas.DataFrame
         Columns: system, stem, gain_db, n_ears, n_listeners, haaqi, ci_low, ci_high. Empty where gains are unknown.
     """
-    found = []
+    means = []
     for stem in STEMS:
-        known = usable(table, [f"gain_{stem}_db"])
-        for (system, gain_db), rows in known.groupby(["system", f"gain_{stem}_db"], sort=False):
+        column = f"gain_{stem}_db"
+        for (system, gain_db), rows in usable(table, [column]).groupby(["system", column], sort=False):
             haaqi = rows["haaqi"].to_numpy(float)
-            resampled = [weights @ haaqi / weights.sum(1) for weights in bootstrap_weights(rows["listener"], seed)]
-            size = (len(rows), rows["listener"].nunique())
-            limits = percentiles(np.concatenate(resampled)) if size[1] > 1 else (np.nan, np.nan)
-            found.append((system, stem, gain_db, *size, haaqi.mean(), *limits))
+            limits = mean_interval(haaqi, rows["listener"], seed)
+            means.append((system, stem, gain_db, len(rows), rows["listener"].nunique(), haaqi.mean(), *limits))
     columns = ["system", "stem", "gain_db", "n_ears", "n_listeners", "haaqi", "ci_low", "ci_high"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(means, columns=columns)
 
 
 def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
@@ -340,9 +298,27 @@ def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
         n_runs=("haaqi", "size"), haaqi_before=("haaqi_before", "mean"), haaqi=("haaqi", "mean"), sd=("haaqi", "std")
     )
     paper = {number / _PAPER_OFFICIAL_SCENES: (number, haaqi) for number, haaqi in PAPER_DATA_SIZE.items()}
-    beside = [paper.get(share, (np.nan, np.nan)) for share in table["share"]]
-    table[["paper_n_scenes", "paper_haaqi"]] = beside
+    table[["paper_n_scenes", "paper_haaqi"]] = [paper.get(share, (np.nan, np.nan)) for share in table["share"]]
     return table
+
+
+def _check_listeners(path: Path, scores: pd.DataFrame, listeners: Mapping[str, Listener]) -> None:
+    """Refuse an empty table, unknown listeners, and listeners who had other audiograms."""
+    if scores.empty:
+        raise CorpusError(f"{path} has no rows yet; let the evaluation finish.")
+    for line, name in scores["listener"].items():
+        if name not in listeners:
+            alike = "".join(f" (it has {other!r})" for other in listeners if other.lower() == name.lower())
+            raise CorpusError(
+                f"{path}, line {line} has the listener {name!r}, who is not in this split{alike}; give the corpus and "
+                f"split that were evaluated."
+            )
+    for name, audiogram in zip(scores["listener"], scores.get(AUDIOGRAM, ()), strict=False):
+        if audiogram != audiogram_identity(listeners[name]):
+            raise CorpusError(
+                f"{path} was computed for other thresholds of listener {name!r} than are given; evaluate again, or "
+                f"give the listeners that were evaluated."
+            )
 
 
 def _label(path: Path) -> str:

@@ -6,7 +6,6 @@ computed again or refused; what decides nothing, such as another path of the sam
     kept                                  where                         decided by                         if it changed
     score, enhanced signal (`evaluate`)   `identity` in scores.csv      pair, weights, settings            again
     score of a fusion (`Sweep`)           `identity` in scores.csv      pair, weights, `mixture_into`      again
-    trials of a search                    search.db                     pairs, weights, space, seed        refused
     personal settings                     `identity` in personal/*.json pairs, weights, steps, excerpt     again
     scores over levels                    name of each file             pair, weights, levels              again
     separation                            name of each entry            mixture, weights, chunks           again

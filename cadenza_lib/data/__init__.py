@@ -1,4 +1,4 @@
-"""Listeners, scenes and songs: what a corpus holds, and how it is made."""
+"""Listeners, scenes and songs: what a corpus holds, and how one is made."""
 
 import lazy_loader
 

@@ -1,6 +1,7 @@
 """Figures of HAAQI and the ears that hear it: correlations, asymmetry, severity, gains, and what clipping does."""
 
 import textwrap
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from cadenza_lib.analysis.statistics import obstacle, regression_line, usable
 from cadenza_lib.analysis.tables import ASYMMETRY_DB
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.data.listeners import SEVERITY_CLASSES
-from cadenza_lib.figures.common import EAR_STYLE, not_enough_data
+from cadenza_lib.figures.common import EAR_STYLE, not_enough_data, system_names
 
 __all__ = [
     "asymmetric_listeners",
@@ -25,7 +26,6 @@ __all__ = [
     "level_curves",
     "level_gains",
     "losses",
-    "predictor_label",
 ]
 
 _LABELS = {
@@ -37,25 +37,10 @@ _LABELS = {
     "clipped_share": "clipped\nshare",
 }
 _NAMES = {"pearson_r": "Pearson's r", "spearman_rho": "Spearman's rho"}
+_HAAQI_LIMITS = (0, 1.02)
 _PTA_LABEL = "Pure-tone average 0.5-4 kHz (dB HL)"
 _SEVERITIES = [name for name, _ in SEVERITY_CLASSES]
-_SEVERITY_COLORS = dict(
-    zip(_SEVERITIES, ("#0173b2", "#029e73", "#de8f05", "#d55e00", "#cc78bc", "#7a3e9d", "#1d2733"), strict=True)
-)
-_CAUSE_COLORS = {"separation": "#0173b2", "clipping": "#de8f05", "rest": "#949494"}
-_CLIP_COLORS = {True: "#de8f05", False: "#0173b2"}
-
-
-def predictor_label(predictor: str) -> str:
-    """Return how a column is called on an axis.
-
-    >>> predictor_label("threshold_3000_hz_db_hl")
-    '3k'
-    """
-    if predictor.startswith("threshold_"):
-        frequency = float(predictor.split("_")[1])
-        return f"{frequency / 1000:g}k" if frequency >= 1000 else f"{frequency:g}"
-    return _LABELS.get(predictor, predictor)
+_SEVERITY_COLORS = ("#0173b2", "#029e73", "#de8f05", "#d55e00", "#cc78bc", "#7a3e9d", "#1d2733")
 
 
 def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None) -> Axes:
@@ -64,47 +49,18 @@ def haaqi_against_pta(table: pd.DataFrame, axes: Axes, title: str | None = None)
     Parameters
     ----------
     table
-        Rows of one system, as from `analysis.tidy_table`.
-    axes
-        To draw into.
-    title
-        Of the axes; by default the system and the number of ears.
+        Rows of one system, as from `tables.tidy_table`.
+    axes, title
+        To draw into; the title is by default the system and the number of ears.
     """
-    known = usable(table, ["pta_db_hl"])
-    name = ", ".join(map(str, table["system"].unique()))
-    count = f"{len(known)} ears" if len(known) == len(table) else f"{len(known)} of {len(table)} ears have both"
-    axes.set_title(title if title is not None else f"{name} ({count})")
-    if known.empty:
-        return not_enough_data(axes, obstacle(known, ["pta_db_hl"]))
-    for ear in EARS:
-        rows = known[known["ear"] == ear]
-        axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
-    regression(known, axes, "0.35")
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Pure-tone average 0.5-4 kHz (dB HL)")
-    axes.set_ylabel("HAAQI")
-    return axes
-
-
-def regression(table: pd.DataFrame, axes: Axes, color: str, label: str | None = None) -> Axes:
-    """Draw the regression of HAAQI on the pure-tone average and its 95 % band over listeners, or say why not.
-
-    Parameters
-    ----------
-    table
-        Columns: listener, pta_db_hl, haaqi.
-    axes
-        To draw into.
-    color, label
-        Of the line.
-    """
-    line = regression_line(table)
-    if line.empty:
-        why = f"no line: {obstacle(usable(table, ['pta_db_hl']), ['pta_db_hl'])}"
-        axes.text(0.02, 0.02, why, transform=axes.transAxes, fontsize=7, color="0.35")
-        return axes
-    axes.plot(line["pta_db_hl"], line["haaqi"], color=color, label=label)
-    axes.fill_between(line["pta_db_hl"], line["ci_low"], line["ci_high"], color=color, alpha=0.2, linewidth=0)
+    rows = usable(table, ["pta_db_hl"])
+    count = f"{len(rows)} ears" if len(rows) == len(table) else f"{len(rows)} of {len(table)} ears have both"
+    axes.set_title(title or f"{system_names(table)} ({count})")
+    if rows.empty:
+        return not_enough_data(axes, obstacle(rows, ["pta_db_hl"]))
+    _scatter_ears(rows, axes, rows["haaqi"])
+    _regression(rows, axes, "0.35")
+    axes.set(xlabel=_PTA_LABEL, ylabel="HAAQI", ylim=_HAAQI_LIMITS)
     return axes
 
 
@@ -116,15 +72,13 @@ def correlation_heatmap(
     Parameters
     ----------
     correlations
-        As from `inference.correlation_table`.
-    axes
+        As from `statistics.correlation_table`.
+    axes, title
         To draw into.
     value
         "pearson_r" or "spearman_rho".
-    title
-        Of the axes.
     note
-        What is said below, such as `listeners.measurement_note`.
+        A remark below the axes, such as `listeners.measurement_note`.
     """
     axes.set_title(title or f"Correlation of HAAQI with hearing loss ({_NAMES[value]})")
     if correlations[value].isna().all():
@@ -133,21 +87,16 @@ def correlation_heatmap(
     grid = correlations.set_index(["system", "predictor"])
     values = grid[value].unstack().loc[systems, predictors]
     star = (grid["p_holm"] < 0.05).unstack().loc[systems, predictors]
-    text = values.map(lambda r: "n/a" if np.isnan(r) else f"{r:.2f}") + np.where(star, "*", "")
+    cells = values.map(lambda r: "n/a" if np.isnan(r) else f"{r:.2f}") + np.where(star, "*", "")
     axes.set_facecolor("#e4e4e4")  # cells without a number
-    sns.heatmap(
-        values, annot=False, vmin=-1, vmax=1, cmap="vlag", ax=axes, linewidths=0.5, cbar_kws={"label": "correlation"}
-    )
-    for (row, column), said in np.ndenumerate(text.to_numpy()):
-        dark = abs(values.to_numpy()[row, column]) > 0.6
-        axes.text(
-            column + 0.5, row + 0.5, said, ha="center", va="center", fontsize=8, color="white" if dark else "0.15"
-        )
-    axes.set_xticks(np.arange(len(predictors)) + 0.5, [predictor_label(name) for name in predictors], rotation=0)
+    sns.heatmap(values, vmin=-1, vmax=1, cmap="vlag", ax=axes, linewidths=0.5, cbar_kws={"label": "correlation"})
+    for (row, column), text in np.ndenumerate(cells.to_numpy()):  # seaborn leaves out cells without a number
+        color = "white" if abs(values.to_numpy()[row, column]) > 0.6 else "0.15"
+        axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=color)
+    axes.set_xticks(np.arange(len(predictors)) + 0.5, [_predictor_label(name) for name in predictors], rotation=0)
     axes.set_yticks(np.arange(len(systems)) + 0.5, systems, rotation=0)
-    said = "Threshold at (Hz), averages, and clipping; *: p < 0.05 after Holm's correction"
-    axes.set_xlabel("\n".join([said, *textwrap.wrap(note, 100)]))
-    axes.set_ylabel("")
+    explanation = "Threshold at (Hz), averages, and clipping; *: p < 0.05 after Holm's correction"
+    axes.set(xlabel="\n".join([explanation, *textwrap.wrap(note, 100)]), ylabel="")
     axes.grid(False)
     return axes
 
@@ -158,38 +107,30 @@ def asymmetric_listeners(table: pd.DataFrame, axes: Axes, featured: str, title: 
     Parameters
     ----------
     table
-        Rows of one system, as from `analysis.tidy_table`.
-    axes
-        To draw into.
+        Rows of one system, as from `tables.tidy_table`.
+    axes, title
+        To draw into; the title is by default the system.
     featured
-        Listener who is drawn black and named; others are those with `analysis.ASYMMETRY_DB` between their ears.
-    title
-        Of the axes; by default the system.
+        Listener who is drawn black and named; others are those with `tables.ASYMMETRY_DB` between their ears.
     """
-    axes.set_title(title if title is not None else ", ".join(map(str, table["system"].unique())))
-    known = usable(table, ["low_db_hl"])
-    chosen = known[(known["asymmetry_db"].abs() >= ASYMMETRY_DB) | (known["listener"] == featured)]
-    ears = chosen.groupby(["listener", "ear"])[["low_db_hl", "haaqi"]].mean()
-    pairs = [name for name in ears.index.unique("listener") if len(ears.loc[name]) == len(EARS)]
+    axes.set_title(title or system_names(table))
+    rows = usable(table, ["low_db_hl"])
+    rows = rows[(rows["asymmetry_db"].abs() >= ASYMMETRY_DB) | (rows["listener"] == featured)]
+    means = rows.groupby(["listener", "ear"])[["low_db_hl", "haaqi"]].mean()
+    pairs = {name: ears.droplevel("listener") for name, ears in means.groupby("listener") if len(ears) == len(EARS)}
     if not pairs:
         return not_enough_data(axes, "no asymmetric listener with scores of both ears")
-    for name in pairs:
-        one, special = ears.loc[name], name == featured
-        axes.plot(
-            one["low_db_hl"], one["haaqi"], color="0.1" if special else "0.7", linewidth=2 if special else 1, zorder=1
-        )
+    for name, ears in pairs.items():
+        color, width, size = ("0.1", 2, 70) if name == featured else ("0.7", 1, 32)
+        axes.plot(ears["low_db_hl"], ears["haaqi"], color=color, linewidth=width, zorder=1)
         for ear in EARS:
-            axes.scatter(
-                one.loc[ear, "low_db_hl"], one.loc[ear, "haaqi"], s=70 if special else 32, zorder=2, **EAR_STYLE[ear]
-            )
+            axes.scatter(ears["low_db_hl"][ear], ears["haaqi"][ear], s=size, zorder=2, **EAR_STYLE[ear])
     for ear in EARS:
         axes.scatter([], [], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
     if featured in pairs:
         axes.plot([], [], color="0.1", linewidth=2, label=featured)
     axes.legend(loc="best")
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Mean threshold 500-2000 Hz (dB HL)")
-    axes.set_ylabel("HAAQI, mean over scenes")
+    axes.set(xlabel="Mean threshold 500-2000 Hz (dB HL)", ylabel="HAAQI, mean over scenes", ylim=_HAAQI_LIMITS)
     return axes
 
 
@@ -199,27 +140,24 @@ def haaqi_by_severity(table: pd.DataFrame, axes: Axes, title: str = "HAAQI by he
     Parameters
     ----------
     table
-        As from `analysis.tidy_table`.
-    axes
+        As from `tables.tidy_table`.
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     axes.set_title(title)
     people = table.groupby(["system", "listener", "severity"], sort=False)["haaqi"].mean().dropna().reset_index()
     if people.empty:
         return not_enough_data(axes, "no scores")
-    order = [name for name in _SEVERITIES if name in set(people["severity"])]
     size = people.groupby("severity")["listener"].nunique()
+    order = [name for name in _SEVERITIES if name in size]
     look = {"data": people, "x": "severity", "y": "haaqi", "order": order, "hue": "system", "palette": "colorblind"}
     sns.boxplot(**look, ax=axes, showfliers=False, linewidth=0.8, width=0.7, boxprops={"alpha": 0.45}, legend=True)
     sns.stripplot(**look, ax=axes, dodge=True, size=4, jitter=0.08, legend=False)
     axes.set_xticks(range(len(order)), [f"{name}\n(n = {size[name]})" for name in order])
-    axes.set_ylim(0, 1.02)
     unknown = table.loc[table["severity"].isna(), "listener"].nunique()
     left_out = f"; without it, left out: {unknown}" if unknown else ""
-    axes.set_xlabel(f"Severity class, better-ear pure-tone average{left_out}")
-    axes.set_ylabel("HAAQI, mean of each listener")
+    xlabel = f"Severity class, better-ear pure-tone average{left_out}"
+    axes.set(xlabel=xlabel, ylabel="HAAQI, mean of each listener", ylim=_HAAQI_LIMITS)
     axes.legend(title="System", loc="best")
     return axes
 
@@ -230,13 +168,11 @@ def haaqi_by_gain(gains: pd.DataFrame, axes: Axes, title: str | None = None) -> 
     Parameters
     ----------
     gains
-        Rows of one system of `analysis.gain_table`.
-    axes
-        To draw into.
-    title
-        Of the axes; by default the system.
+        Rows of one system of `tables.gain_table`.
+    axes, title
+        To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else ", ".join(map(str, gains["system"].unique())))
+    axes.set_title(title or system_names(gains))
     if gains.empty:
         return not_enough_data(axes, "the gains of these scenes are not known")
     for place, stem in enumerate(STEMS):
@@ -245,9 +181,7 @@ def haaqi_by_gain(gains: pd.DataFrame, axes: Axes, title: str | None = None) -> 
         spread = np.array([rows["haaqi"] - rows["ci_low"], rows["ci_high"] - rows["haaqi"]])
         axes.errorbar(shifted, rows["haaqi"], yerr=spread, fmt="os^D"[place] + "-", markersize=4, capsize=2, label=stem)
     axes.set_xticks(sorted(gains["gain_db"].unique()))
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Gain of the stem (dB)")
-    axes.set_ylabel("HAAQI, mean over ears")
+    axes.set(xlabel="Gain of the stem (dB)", ylabel="HAAQI, mean over ears", ylim=_HAAQI_LIMITS)
     axes.legend(loc="best", ncols=2)
     return axes
 
@@ -258,21 +192,16 @@ def clipped_share(levels: pd.DataFrame, axes: Axes, title: str = "What the outpu
     Parameters
     ----------
     levels
-        Rows of one system, as from `cause.level_table`.
-    axes
+        Rows of one system, as from `causes.level_table`.
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     axes.set_title(title)
     rows = official_scores(levels).dropna(subset=["clipped_share", "pta_db_hl"])
     if rows.empty:
         return not_enough_data(axes, "clipping is not known")
-    for ear in EARS:
-        one = rows[rows["ear"] == ear]
-        axes.scatter(one["pta_db_hl"], 100 * one["clipped_share"], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
-    axes.set_xlabel(_PTA_LABEL)
-    axes.set_ylabel("Clipped samples (%)")
+    _scatter_ears(rows, axes, 100 * rows["clipped_share"])
+    axes.set(xlabel=_PTA_LABEL, ylabel="Clipped samples (%)")
     axes.legend(loc="best")
     return axes
 
@@ -283,22 +212,16 @@ def clip_effect(levels: pd.DataFrame, axes: Axes, title: str | None = None) -> A
     Parameters
     ----------
     levels
-        Rows of one system, as from `cause.level_table`.
-    axes
-        To draw into.
-    title
-        Of the axes; by default the system.
+        Rows of one system, as from `causes.level_table`.
+    axes, title
+        To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else ", ".join(map(str, levels["system"].unique())))
+    axes.set_title(title or system_names(levels))
     if usable(official_scores(levels), ["pta_db_hl"]).empty:
         return not_enough_data(axes, "no scores with and without the clip")
-    for clip, name, marker in ((True, "official clip", "o"), (False, "no clip", "^")):
-        rows = usable(official_scores(levels, clip), ["pta_db_hl"])
-        axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=20, color=_CLIP_COLORS[clip], marker=marker, label=name)
-        regression(rows, axes, _CLIP_COLORS[clip])
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel(_PTA_LABEL)
-    axes.set_ylabel("HAAQI")
+    _scatter_with_line(official_scores(levels), axes, label="official clip", marker="o", color="#de8f05")
+    _scatter_with_line(official_scores(levels, clip=False), axes, label="no clip", marker="^", color="#0173b2")
+    axes.set(xlabel=_PTA_LABEL, ylabel="HAAQI", ylim=_HAAQI_LIMITS)
     axes.legend(loc="lower left")
     return axes
 
@@ -309,21 +232,17 @@ def losses(table: pd.DataFrame, axes: Axes, title: str = "What each ear loses, a
     Parameters
     ----------
     table
-        As from `cause.losses_table`.
-    axes
+        As from `causes.losses_table`.
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     axes.set_title(title)
-    if usable(table.assign(haaqi=table["lost"]), ["pta_db_hl"]).empty:
+    lost = table.assign(haaqi=table["lost"])
+    if usable(lost, ["pta_db_hl"]).empty:
         return not_enough_data(axes, "no scores with and without the clip")
-    for cause, marker in (("separation", "^"), ("clipping", "o")):
-        rows = table[table["cause"] == cause]
-        axes.scatter(rows["pta_db_hl"], rows["lost"], s=20, color=_CAUSE_COLORS[cause], marker=marker, label=cause)
-        regression(rows.assign(haaqi=rows["lost"]), axes, _CAUSE_COLORS[cause])
-    axes.set_xlabel(_PTA_LABEL)
-    axes.set_ylabel("HAAQI lost")
+    for cause, marker, color in (("separation", "^", "#0173b2"), ("clipping", "o", "#de8f05")):
+        _scatter_with_line(lost[lost["cause"] == cause], axes, label=cause, marker=marker, color=color)
+    axes.set(xlabel=_PTA_LABEL, ylabel="HAAQI lost")
     axes.legend(loc="best")
     return axes
 
@@ -334,58 +253,84 @@ def level_curves(levels: pd.DataFrame, axes: Axes, title: str | None = None) -> 
     Parameters
     ----------
     levels
-        Rows of one system, as from `cause.level_table`.
-    axes
-        To draw into.
-    title
-        Of the axes; by default the system.
+        Rows of one system, as from `causes.level_table`.
+    axes, title
+        To draw into; the title is by default the system.
     """
-    axes.set_title(title if title is not None else ", ".join(map(str, levels["system"].unique())))
-    rows = levels[np.isfinite(levels["haaqi"].astype(float))]
+    axes.set_title(title or system_names(levels))
+    rows = usable(levels, [])
     if rows.empty:
         return not_enough_data(axes, "no scores over output levels")
-    for severity in [name for name in _SEVERITIES if name in set(rows["severity"])]:
-        marker = "os^DvPX"[_SEVERITIES.index(severity)]
+    for severity, marker, color in zip(_SEVERITIES, "os^DvPX", _SEVERITY_COLORS, strict=True):
         for clip, line in ((True, f"{marker}-"), (False, "--")):
-            one = rows[(rows["severity"] == severity) & (rows["clip"].astype(bool) == clip)]
-            mean = one.groupby("output_level_db")["haaqi"].mean()
+            curve = rows[(rows["severity"] == severity) & (rows["clip"].astype(bool) == clip)]
+            mean = curve.groupby("output_level_db")["haaqi"].mean()
             if len(mean) > 1:
-                label = f"{severity} (n = {one['listener'].nunique()})" if clip else None
-                axes.plot(mean.index, mean, line, color=_SEVERITY_COLORS[severity], markersize=4, label=label)
+                label = f"{severity} (n = {curve['listener'].nunique()})" if clip else None
+                axes.plot(mean.index, mean, line, color=color, markersize=4, label=label)
     axes.set_xticks(sorted(rows["output_level_db"].unique()))
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("Output level (dB), 0 is official")
-    axes.set_ylabel("HAAQI, mean over ears")
+    axes.set(xlabel="Output level (dB), 0 is official", ylabel="HAAQI, mean over ears", ylim=_HAAQI_LIMITS)
     axes.legend(title="Better ear", loc="best", fontsize=7)
     return axes
 
 
 def level_gains(choices: pd.DataFrame, axes: Axes, title: str = "Gain of an output level, on other songs") -> Axes:
-    """Draw what a level of their own gains each listener on songs that it was not chosen on, and one level for all.
+    """Draw what each listener gains, on songs it was not chosen on, by a level of their own and by one for all.
 
     Parameters
     ----------
     choices
-        As from `cause.output_level_choices`.
-    axes
+        As from `causes.output_level_choices`.
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     axes.set_title(title)
     if choices.empty:
         return not_enough_data(axes, "no listener has scores of two songs")
-    x = choices["better_ear_pta_db_hl"]
+    x, common, own = choices["better_ear_pta_db_hl"], choices["gain_common"], choices["gain_own"]
     axes.axhline(0, color="0.4", linewidth=1)
-    axes.vlines(x, choices["gain_common"], choices["gain_own"], color="0.8", linewidth=1, zorder=1)
-    axes.scatter(x, choices["gain_common"], s=24, marker="s", facecolors="none", edgecolors="0.45", label="one for all")
-    axes.scatter(x, choices["gain_own"], s=30, color="#029e73", label="own")
-    for row in choices.itertuples():
-        axes.annotate(
-            f"{row.own_level_db:g}", (row.better_ear_pta_db_hl, row.gain_own), (4, 3), textcoords="offset points",
-            fontsize=7,
-        )  # fmt: skip
-    axes.set_xlabel("Better-ear pure-tone average (dB HL)")
-    axes.set_ylabel("Gain in HAAQI over 0 dB")
+    axes.vlines(x, common, own, color="0.8", linewidth=1, zorder=1)
+    axes.scatter(x, common, s=24, marker="s", facecolors="none", edgecolors="0.45", label="one for all")
+    axes.scatter(x, own, s=30, color="#029e73", label="own")
+    for point, level_db in zip(zip(x, own, strict=True), choices["own_level_db"], strict=True):
+        axes.annotate(f"{level_db:g}", point, (4, 3), textcoords="offset points", fontsize=7)
+    axes.set(xlabel="Better-ear pure-tone average (dB HL)", ylabel="Gain in HAAQI over 0 dB")
     axes.legend(title="Output level (own: dB)", loc="best")
     return axes
+
+
+def _scatter_ears(rows: pd.DataFrame, axes: Axes, values: pd.Series) -> None:
+    """Draw a value of each ear against its pure-tone average, in the colour and marker of its side."""
+    for ear in EARS:
+        side = rows["ear"] == ear
+        axes.scatter(rows["pta_db_hl"][side], values[side], s=32, label=f"{ear} ear", **EAR_STYLE[ear])
+
+
+def _scatter_with_line(table: pd.DataFrame, axes: Axes, color: str, **look: Any) -> None:
+    """Draw HAAQI of each ear against its pure-tone average in one colour, with the regression line."""
+    rows = usable(table, ["pta_db_hl"])
+    axes.scatter(rows["pta_db_hl"], rows["haaqi"], s=20, color=color, **look)
+    _regression(rows, axes, color)
+
+
+def _regression(rows: pd.DataFrame, axes: Axes, color: str) -> None:
+    """Draw the regression of HAAQI on the pure-tone average and its 95 % band over listeners, or say why not."""
+    line = regression_line(rows)
+    if line.empty:
+        reason = f"no line: {obstacle(rows, ['pta_db_hl'])}"
+        axes.text(0.02, 0.02, reason, transform=axes.transAxes, fontsize=7, color="0.35")
+        return
+    axes.plot(line["pta_db_hl"], line["haaqi"], color=color)
+    axes.fill_between(line["pta_db_hl"], line["ci_low"], line["ci_high"], color=color, alpha=0.2, linewidth=0)
+
+
+def _predictor_label(predictor: str) -> str:
+    """Return the short name of a column on an axis.
+
+    >>> _predictor_label("threshold_3000_hz_db_hl")
+    '3k'
+    """
+    if predictor.startswith("threshold_"):
+        frequency = float(predictor.split("_")[1])
+        return f"{frequency / 1000:g}k" if frequency >= 1000 else f"{frequency:g}"
+    return _LABELS.get(predictor, predictor)

@@ -1,19 +1,13 @@
-"""Figures of audiograms, heads, spectra and levels: each takes a tidy table and axes, draws, and returns the axes."""
+"""Figures of audiograms, heads, spectra and levels."""
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
 from cadenza_lib.core.conventions import EARS
-from cadenza_lib.figures.common import EAR_STYLE, not_enough_data, octave_axis
+from cadenza_lib.figures.common import EAR_STYLE, draw_ear, not_enough_data, octave_axis
 
-__all__ = [
-    "audiograms",
-    "hrtf_magnitude",
-    "insertion_gain",
-    "spectra",
-    "stem_levels",
-]
+__all__ = ["audiograms", "hrtf_magnitude", "insertion_gain", "spectra", "stem_levels"]
 
 _SPECTRUM_LIMITS_DB = (-70, 30)  # NAL-R lifts loud music well above full scale
 
@@ -37,23 +31,12 @@ def audiograms(table: pd.DataFrame, axes: Axes, title: str = "Audiograms") -> Ax
         return not_enough_data(axes, "no audiogram")
     for ear in EARS:
         rows = table[table["ear"] == ear]
-        look = EAR_STYLE[ear]
-        for _, one in rows.groupby("listener"):
-            axes.plot(one["frequency"], one["threshold_db_hl"], color=look["color"], alpha=0.25, linewidth=0.8)
-        mean = rows.groupby("frequency")["threshold_db_hl"].mean()
-        axes.plot(
-            mean.index,
-            mean,
-            color=look["color"],
-            marker=look["marker"],
-            markerfacecolor="none",
-            markersize=7,
-            label=f"{ear} ear, mean",
-        )
+        color = EAR_STYLE[ear]["color"]
+        for _, audiogram in rows.groupby("listener"):
+            axes.plot(audiogram["frequency"], audiogram["threshold_db_hl"], color=color, alpha=0.25, linewidth=0.8)
+        draw_ear(axes, ear, rows.groupby("frequency")["threshold_db_hl"].mean(), f"{ear} ear, mean", markersize=7)
     octave_axis(axes)
-    axes.set_xlim(110, 9000)
-    axes.set_ylim(*_AUDIOGRAM_LIMITS_DB_HL)
-    axes.set_ylabel("Hearing threshold (dB HL)")
+    axes.set(xlim=(110, 9000), ylim=_AUDIOGRAM_LIMITS_DB_HL, ylabel="Hearing threshold (dB HL)")
     axes.legend(loc="lower left")
     return axes
 
@@ -65,19 +48,15 @@ def hrtf_magnitude(table: pd.DataFrame, axes: Axes, title: str = "Head-related t
     ----------
     table
         As from `acoustics.hrtf_table`: loudspeaker, ear, frequency, magnitude_db.
-    axes
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     for (loudspeaker, ear), path in table[table["frequency"] > 0].groupby(["loudspeaker", "ear"]):
         line = "-" if loudspeaker == ear else "--"
         label = f"{loudspeaker} loudspeaker, {ear} ear"
         axes.plot(path["frequency"], path["magnitude_db"], line, color=EAR_STYLE[str(ear)]["color"], label=label)
     octave_axis(axes)
-    axes.set_xlim(100, 20_000)
-    axes.set_ylabel("Magnitude (dB)")
-    axes.set_title(title)
+    axes.set(title=title, xlim=(100, 20_000), ylabel="Magnitude (dB)")
     axes.legend()
     return axes
 
@@ -97,56 +76,23 @@ def spectra(table: pd.DataFrame, axes: Axes, ear: str) -> Axes:
     for signal, rows in table[table["ear"] == ear].groupby("signal", sort=False):
         axes.plot(rows["frequency"], rows["level_db"], label=str(signal))
     octave_axis(axes)
-    axes.set_ylim(*_SPECTRUM_LIMITS_DB)
-    axes.set_ylabel("Third-octave level (dB re full scale)")
-    axes.set_title(f"Spectrum, {ear} ear")
+    axes.set(title=f"Spectrum, {ear} ear", ylim=_SPECTRUM_LIMITS_DB, ylabel="Third-octave level (dB re full scale)")
     return axes
 
 
 def insertion_gain(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw the NAL-R gain of both ears.
-
-    Parameters
-    ----------
-    table
-        As from `stages.gain_table`: ear, frequency, gain_db.
-    axes
-        To draw into.
-    """
-    for ear in EARS:
-        rows = table[table["ear"] == ear]
-        look = EAR_STYLE[ear]
-        axes.plot(
-            rows["frequency"],
-            rows["gain_db"],
-            color=look["color"],
-            marker=look["marker"],
-            markerfacecolor="none",
-            label=f"{ear} ear",
-        )
+    """Draw the NAL-R gain of both ears, from a table as of `stages.gain_table`: ear, frequency, gain_db."""
+    for ear, rows in table.groupby("ear"):
+        draw_ear(axes, str(ear), rows.set_index("frequency")["gain_db"], f"{ear} ear")
     octave_axis(axes)
-    axes.set_ylim(0, 50)
-    axes.set_ylabel("NAL-R insertion gain (dB)")
-    axes.set_title("Prescribed gain")
+    axes.set(title="Prescribed gain", ylim=(0, 50), ylabel="NAL-R insertion gain (dB)")
     axes.legend(loc="upper left")
     return axes
 
 
 def stem_levels(table: pd.DataFrame, axes: Axes, title: str = "Loudness at the ears") -> Axes:
-    """Draw the loudness of stems and mixture, one line per scene.
-
-    Parameters
-    ----------
-    table
-        Columns: scene, signal, loudness_lufs.
-    axes
-        To draw into.
-    title
-        Of the axes.
-    """
+    """Draw the loudness of stems and mixture by scene, from a table with scene, signal and loudness_lufs."""
     sns.stripplot(data=table, x="signal", y="loudness_lufs", hue="scene", ax=axes, palette="colorblind", jitter=0.15)
-    axes.set_xlabel("")
-    axes.set_ylabel("Integrated loudness (LUFS)")
-    axes.set_title(title)
+    axes.set(title=title, xlabel="", ylabel="Integrated loudness (LUFS)")
     axes.legend(title="Scene", loc="best")
     return axes

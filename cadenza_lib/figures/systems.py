@@ -1,4 +1,4 @@
-"""Figures of training and of fusion: each takes a tidy table and axes, draws, and returns the axes."""
+"""Figures of training and of fusion."""
 
 import json
 from collections.abc import Sequence
@@ -8,13 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-__all__ = [
-    "data_size",
-    "loss_curves",
-    "mixture_weights",
-    "targets",
-    "ternary",
-]
+__all__ = ["data_size", "loss_curves", "mixture_weights", "targets", "ternary"]
+
+_BLUE, _ORANGE = "#0173b2", "#de8f05"
 
 
 def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> Axes:
@@ -23,11 +19,9 @@ def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> A
     Parameters
     ----------
     metrics
-        As from `finetune.read_metrics`: step, loss, valid_loss.
-    axes
+        As from `finetuning.read_metrics`: step, loss, valid_loss.
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     steps = metrics.dropna(subset="loss")
     validations = metrics.dropna(subset="valid_loss")
@@ -35,37 +29,31 @@ def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> A
     smooth = steps["loss"].rolling(window, center=True, min_periods=1).mean()
     axes.plot(steps["step"], steps["loss"], color="0.75", linewidth=0.8, label="training, each step")
     axes.plot(steps["step"], smooth, color="0.25", label=f"training, mean of {window}")
-    axes.plot(validations["step"], validations["valid_loss"], "o--", color="#de8f05", label="validation")
-    axes.set_xlabel("Step")
-    axes.set_ylabel("Loss (weighted L1)")
-    axes.set_title(title)
+    axes.plot(validations["step"], validations["valid_loss"], "o--", color=_ORANGE, label="validation")
+    axes.set(title=title, xlabel="Step", ylabel="Loss (weighted L1)")
     axes.legend()
     return axes
 
 
-def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str | None = None) -> Axes:
+def data_size(table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str = "Size of the training set") -> Axes:
     """Draw HAAQI against the size of the training set, relative to the official one, with error bars over runs.
 
     Parameters
     ----------
     table
-        As from `analysis.data_size_table`.
-    axes
+        As from `tables.data_size_table`.
+    axes, title
         To draw into.
     column
         "haaqi" for our runs, "paper_haaqi" for the paper's.
-    title
-        Of the axes.
     """
     rows = table.dropna(subset=column)
     spread = rows["sd"] if column == "haaqi" else None
-    axes.errorbar(rows["share"], rows[column], yerr=spread, fmt="o-", capsize=4, color="#0173b2")
+    axes.errorbar(rows["share"], rows[column], yerr=spread, fmt="o-", capsize=4, color=_BLUE)
     axes.set_xscale("log", base=2)
     axes.set_xticks(rows["share"], [f"{share:.4g}" for share in rows["share"]])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("Training scenes / official scenes")
-    axes.set_ylabel("Validation HAAQI")
-    axes.set_title(title if title is not None else "Size of the training set")
+    axes.set(title=title, xlabel="Training scenes / official scenes", ylabel="Validation HAAQI")
     return axes
 
 
@@ -74,14 +62,12 @@ def targets(table: pd.DataFrame, axes: Axes, title: str = "Training targets") ->
     rows = table[table["target"] != "start"]
     places = np.arange(len(rows))
     low, high = rows["difference"] - rows["difference_low"], rows["difference_high"] - rows["difference"]
-    axes.errorbar(places, rows["difference"], yerr=np.array([low, high]), fmt="o", capsize=4, color="#0173b2")
+    axes.errorbar(places, rows["difference"], yerr=np.array([low, high]), fmt="o", capsize=4, color=_BLUE)
     axes.axhline(0, color="black", linewidth=0.8)
-    labels = [f"{row.target}\n({row.n_seeds} seeds)" for row in rows.itertuples()]
-    axes.set_xticks(places, labels)
-    axes.set_xlim(-0.5, len(rows) - 0.5)
-    axes.set_xlabel("Training target")
-    axes.set_ylabel("HAAQI minus that before training")
-    axes.set_title(title)
+    axes.set_xticks(places, [f"{row.target}\n({row.n_seeds} seeds)" for row in rows.itertuples()])
+    axes.set(
+        title=title, xlim=(-0.5, len(rows) - 0.5), xlabel="Training target", ylabel="HAAQI minus that before training"
+    )
     return axes
 
 
@@ -94,24 +80,22 @@ def mixture_weights(
     ----------
     table
         As from `comparisons.compare`, with a column mixture_weight.
-    axes
+    axes, title
         To draw into.
     column
         "haaqi", or "difference" for that to the reference pair by pair, whose band is narrower.
-    title
-        Of the axes.
     """
     rows = table.sort_values("mixture_weight")
     best = rows.iloc[int(rows["haaqi"].argmax())]
-    low, high = ("ci_low", "ci_high") if column == "haaqi" else ("difference_low", "difference_high")
-    axes.fill_between(rows["mixture_weight"], rows[low], rows[high], color="#0173b2", alpha=0.2, lw=0)
-    axes.plot(rows["mixture_weight"], rows[column], "o-", color="#0173b2", label="mean and 95 % interval")
-    number = f"{best[column]:.4f}" if column == "haaqi" else f"{best[column]:+.4f}"
-    label = f"highest: {number} at {best['mixture_weight']:g}"
-    axes.plot(best["mixture_weight"], best[column], "*", color="#de8f05", markersize=15, label=label)
-    axes.set_xlabel("Mixture weight w")
-    axes.set_ylabel("HAAQI" if column == "haaqi" else "HAAQI - HAAQI of the reference")
-    axes.set_title(title)
+    band, sign, ylabel = ("difference_low", "difference_high"), "+", "HAAQI - HAAQI of the reference"
+    if column == "haaqi":
+        band, sign, ylabel = ("ci_low", "ci_high"), "", "HAAQI"
+    weights = rows["mixture_weight"]
+    axes.fill_between(weights, rows[band[0]], rows[band[1]], color=_BLUE, alpha=0.2, lw=0)
+    axes.plot(weights, rows[column], "o-", color=_BLUE, label="mean and 95 % interval")
+    label = f"highest: {best[column]:{sign}.4f} at {best['mixture_weight']:g}"
+    axes.plot(best["mixture_weight"], best[column], "*", color=_ORANGE, markersize=15, label=label)
+    axes.set(title=title, xlabel="Mixture weight w", ylabel=ylabel)
     axes.legend()
     return axes
 
@@ -125,10 +109,8 @@ def ternary(table: pd.DataFrame, names: Sequence[str], axes: Axes, title: str = 
         As from `comparisons.compare`: model_weights (JSON of three numbers), haaqi.
     names
         Of the three models.
-    axes
+    axes, title
         To draw into.
-    title
-        Of the axes.
     """
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(3) / 2]])
     points = np.array([json.loads(text) for text in table["model_weights"]]) @ corners
@@ -137,12 +119,9 @@ def ternary(table: pd.DataFrame, names: Sequence[str], axes: Axes, title: str = 
     marks = axes.scatter(points[:, 0], points[:, 1], c=haaqi, s=260, cmap="cividis", zorder=2)
     best = int(haaqi.argmax())
     axes.plot(*points[best], "*", color="white", markeredgecolor="black", markersize=13, zorder=3)
-    for name, corner, shift in zip(names, corners, ((0, -0.13), (0, -0.13), (0, 0.09)), strict=True):
-        axes.text(corner[0] + shift[0], corner[1] + shift[1], name, ha="center", va="center")
+    for name, (x, y), shift in zip(names, corners, (-0.13, -0.13, 0.09), strict=True):
+        axes.text(x, y + shift, name, ha="center", va="center")
     axes.figure.colorbar(marks, ax=axes, label="HAAQI")
-    axes.set_xlim(-0.3, 1.3)
-    axes.set_ylim(-0.25, 1.05)
-    axes.set_aspect("equal")
+    axes.set(title=f"{title}: highest {haaqi[best]:.4f}", xlim=(-0.3, 1.3), ylim=(-0.25, 1.05), aspect="equal")
     axes.set_axis_off()
-    axes.set_title(f"{title}: highest {haaqi[best]:.4f}")
     return axes

@@ -10,11 +10,11 @@ from scipy import fft, signal
 
 from cadenza_lib.core.compiled import compiled
 from cadenza_lib.haaqi.correlation import SEARCH, correlations
+from cadenza_lib.haaqi.kernels import LANES
 from cadenza_lib.haaqi.simd import fma, load_as_float64, splat, total
 
 __all__ = ["band_delays", "broadband_delay", "broadband_spectrum"]
 
-LANES = 8
 # The float32 search is wrong by less than this share of sqrt(energy x energy); measured: 3e-7 for 30 s.
 UNSURE = 4e-6
 MOST_CANDIDATES = 512  # beyond that many nearly equal lags a float64 FFT over the whole signal is quicker
@@ -24,7 +24,7 @@ MOST_CANDIDATES = 512  # beyond that many nearly equal lags a float64 FFT over t
 
 
 def broadband_spectrum(x: np.ndarray) -> np.ndarray:
-    """Spectrum of a signal less its mean, scaled to unit energy and padded for `broadband_delay`: complex64."""
+    """Return the spectrum of a signal less its mean, of unit energy, padded for `broadband_delay`: complex64."""
     centred = x - np.mean(x)
     energy = np.dot(centred, centred)
     padded = np.zeros(_padded(len(x)), np.float32)
@@ -69,17 +69,17 @@ def _multiply_by_conjugate(a: np.ndarray, b: np.ndarray) -> None:
 
 @compiled
 def _above(circular: np.ndarray, bound: float, size: int) -> np.ndarray:
-    """Lags from 1 - size to size - 1, ascending, at which |circular| is at least `bound`."""
-    found = []
+    """Return the lags from 1 - size to size - 1, ascending, at which |circular| is at least `bound`."""
+    lags = []
     for lag in range(1 - size, size):
         value = circular[lag] if lag >= 0 else circular[len(circular) + lag]
         if abs(value) >= bound:
-            found.append(lag)
-    return np.array(found)
+            lags.append(lag)
+    return np.array(lags)
 
 
 def _dot(x: np.ndarray, y: np.ndarray, lag: int) -> float:
-    """Sum of ``x[n + lag] * y[n]``."""
+    """Return the sum of ``x[n + lag] * y[n]``."""
     size = len(x)
     return float(np.dot(x[max(lag, 0) : size + min(lag, 0)], y[max(-lag, 0) : size - max(lag, 0)]))
 
@@ -99,14 +99,14 @@ def band_delays(
     lags = min(SEARCH, size)
     searched = slice(SEARCH + 1 - lags, SEARCH + 1 + min(lags, size - 1))
     delays = np.empty((2, len(x_env)), np.int64)
-    for kind, (x, y, found) in enumerate(((x_env, y_env, coarse.real), (x_bm, y_bm, coarse.imag))):
+    for kind, (x, y, rough) in enumerate(((x_env, y_env, coarse.real), (x_bm, y_bm, coarse.imag))):
         for b in range(len(x)):
-            delays[kind, b] = lags - 1 - _peak(x[b], y[b], found[b, searched], 1 - lags, energies[kind, b])
+            delays[kind, b] = lags - 1 - _peak(x[b], y[b], rough[b, searched], 1 - lags, energies[kind, b])
     return delays
 
 
 def _peak(x: np.ndarray, y: np.ndarray, coarse: np.ndarray, first_lag: int, energy: float) -> int:
-    """Index of the largest correlation among `coarse`, which starts at `first_lag`."""
+    """Return the index of the largest correlation among `coarse`, which starts at `first_lag`."""
     if energy < 1e-100:  # silence, but for `kernels.TINY`
         return 0
     candidates = np.flatnonzero(coarse >= coarse.max() - 2 * UNSURE * energy)
@@ -123,7 +123,7 @@ def _peak(x: np.ndarray, y: np.ndarray, coarse: np.ndarray, first_lag: int, ener
 
 @compiled
 def _correlations(x: np.ndarray, y: np.ndarray, lags: np.ndarray, out: np.ndarray) -> None:
-    """Sum of ``x[n + lag] * y[n]`` in float64 for ascending `lags`, four at a time, in blocks that stay in cache."""
+    """Write the sums of ``x[n + lag] * y[n]`` for ascending `lags`, four at a time, in blocks that stay in cache."""
     size, block = len(x), 4096
     out[:] = 0.0
     for start in range(0, size, block):

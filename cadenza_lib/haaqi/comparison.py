@@ -20,7 +20,7 @@ from cadenza_lib.haaqi.ear import BANDS, Ear
 from cadenza_lib.haaqi.kernels import LANES
 from cadenza_lib.haaqi.noise import LegacyRows, add_hashed
 
-__all__ = ["Features", "Model", "ReferenceSide"]
+__all__ = ["BACK_UP", "PRUNE_BELOW", "Features", "Model", "ReferenceSide", "check_length"]
 
 Floats = NDArray[np.float64]
 
@@ -84,6 +84,15 @@ class _Inline(Executor):
         return future
 
 
+def check_length(samples: int) -> None:
+    """Refuse signals that share too few samples at 24 kHz."""
+    if samples < SHORTEST:
+        raise AudioError(
+            f"The signals share {samples} samples at 24 kHz, not counting silence at the ends of the reference: HAAQI "
+            f"needs at least {SHORTEST} (16 ms)."
+        )
+
+
 class ReferenceSide:
     """The reference cut to the length of the processed signals, and all that follows from it."""
 
@@ -99,11 +108,7 @@ class ReferenceSide:
         self._audible_range = slice(above[0], above[-1] + 1)
         pruned = reference[self._audible_range]
         self.samples = len(pruned)
-        if self.samples < SHORTEST:
-            raise AudioError(
-                f"The signals share {self.samples} samples at 24 kHz, not counting silence at the ends of the "
-                f"reference: HAAQI needs at least {SHORTEST} (16 ms)."
-            )
+        check_length(self.samples)
         self._ear = model.ear()
         self._reference = reference
         self._keep = model.keep and KEPT_PER_SAMPLE * self.samples <= KEPT_BYTES

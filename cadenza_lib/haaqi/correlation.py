@@ -12,11 +12,11 @@ import numpy as np
 from scipy import fft
 
 from cadenza_lib.core.compiled import compiled
+from cadenza_lib.haaqi.kernels import LANES
 from cadenza_lib.haaqi.simd import fma, load, load_columns, splat, store
 
 __all__ = ["SEARCH", "correlations"]
 
-LANES = 8
 FFT_SIZE = 8192  # with 16 lanes of complex float32 1 MB, the second-level cache of one core
 SEARCH = 2400  # samples either way, 100 ms at 24 kHz
 BLOCK = FFT_SIZE - 2 * SEARCH
@@ -34,7 +34,7 @@ def correlations(x_env: np.ndarray, y_env: np.ndarray, x_bm: np.ndarray, y_bm: n
 
 @compiled
 def _pack(sums: np.ndarray, frequencies: np.ndarray, packed: np.ndarray) -> None:
-    """Spectrum of (envelope correlation) + j (BM correlation) from the two cross-spectra at f = 0 ... half."""
+    """Write the spectrum of (envelope correlation) + j (BM correlation) from the cross-spectra at f = 0 ... half."""
     quarter = np.float32(0.25)  # the two halves of the packed spectra were not divided by two
     for k in range(len(frequencies)):
         f = frequencies[k]
@@ -47,7 +47,7 @@ def _pack(sums: np.ndarray, frequencies: np.ndarray, packed: np.ndarray) -> None
 
 
 def _frequencies() -> np.ndarray:
-    """Frequency that the in-place FFT leaves at each position: radix 4 until 2 are left, then radix 2."""
+    """Return the frequency that the in-place FFT leaves at each position: radix 4 until 2 are left, then radix 2."""
 
     def positions(first: int, step: int, size: int) -> np.ndarray:
         radix = 4 if size >= 4 else size
@@ -60,7 +60,7 @@ def _frequencies() -> np.ndarray:
 
 @cache
 def _plan() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Twiddle factors, the positions of the frequencies f and -f for f = 0 ... half in some order, and these f."""
+    """Return twiddle factors, the positions of frequencies f and -f for f = 0 ... half in some order, and these f."""
     frequencies = _frequencies()
     position = np.argsort(frequencies)
     here = np.sort(position[: FFT_SIZE // 2 + 1])  # in ascending order, because the cache likes it
@@ -108,7 +108,7 @@ def _cross_spectra(
 
 @compiled
 def _fill(lanes: np.ndarray, x: np.ndarray, y: np.ndarray, start: int) -> None:
-    """Lanes 0-7: `x` from `SEARCH` before `start` to `SEARCH` after the block; lanes 8-15: the block of `y`."""
+    """Fill lanes 0-7 with `x`, `SEARCH` longer at both ends than the block, and lanes 8-15 with the block of `y`."""
     _fill_half(lanes, 0, x, start - SEARCH, min(start + BLOCK + SEARCH, x.shape[1]))
     _fill_half(lanes, 8, y, start, min(start + BLOCK, x.shape[1]))
 
@@ -173,7 +173,7 @@ def _stage(re: np.ndarray, im: np.ndarray, twiddles: np.ndarray, base: int, span
 
 @compiled
 def _butterfly(ar, ai, br, bi, cr, ci, dr, di):  # type: ignore[no-untyped-def]
-    """Four-point DFT of a, b, c, d."""
+    """Return the four-point DFT of a, b, c, d."""
     er, ei, fr, fi = ar + cr, ai + ci, ar - cr, ai - ci
     gr, gi, hr, hi = br + dr, bi + di, br - dr, bi - di
     return (er + gr, ei + gi), (fr + hi, fi - hr), (er - gr, ei - gi), (fr - hi, fi + hr)

@@ -13,9 +13,9 @@ MAX_LAG = 24  # samples either way, 1 ms at 24 kHz
 
 @compiled
 def _segment(row: np.ndarray, start: int, window: np.ndarray, out: np.ndarray, margin: int) -> float:
-    """Windowed zero-mean segment of `row` into ``out[margin:]``; returns its sum of squares. Before 0 lie zeros."""
+    """Write a windowed zero-mean segment of `row` to ``out[margin:]``, and return its sum of squares."""
     size = len(window)
-    skip = min(max(0, -start), size)
+    skip = min(max(0, -start), size)  # before the row lie zeros
     out[margin : margin + skip] = 0.0
     lane = splat(0.0, LANES)
     n = skip
@@ -46,7 +46,7 @@ def _window_of(segment: int, segments: int, window: np.ndarray) -> np.ndarray:
 
 @compiled
 def tile_power(row: np.ndarray, late: int, window: np.ndarray, norms: np.ndarray, out: np.ndarray) -> None:
-    """Mean square of the windowed zero-mean segments of one band: `out` is (segment,)."""
+    """Write the mean square of the windowed zero-mean segments of one band to `out`, (segment,)."""
     half, segments = len(window) // 2, len(out)
     scratch = np.empty(len(window))
     for segment in range(segments):
@@ -64,10 +64,10 @@ def covariances(
     norms: np.ndarray,
     unbias: np.ndarray,
     unbias_half: np.ndarray,
-    wanted: np.ndarray,
+    audible: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Largest normalised cross-covariance within 1 ms, of each segment that is `wanted`; `out` is (segment,).
+    """Write the largest normalised cross-covariance within 1 ms of each `audible` segment to `out`, (segment,).
 
     All 49 lags are tried in float32; the best one is computed again in float64. Where float32 takes another lag for
     the best, the two are equal to 1e-6.
@@ -80,7 +80,7 @@ def covariances(
     lags = np.empty(56)
     for segment in range(segments):
         out[segment] = 0.0
-        if not wanted[segment]:
+        if not audible[segment]:
             continue
         shape = _window_of(segment, segments, window)
         size = len(shape)

@@ -22,7 +22,7 @@ from cadenza_lib.haaqi import kernels
 from cadenza_lib.haaqi.kernels import HOP, LANES
 
 __all__ = [
-    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "Filtered", "adaptation", "adjusted_bandwidth",
+    "AUDIOGRAM_FREQUENCIES", "BANDS", "SAMPLE_RATE", "Ear", "adaptation", "adjusted_bandwidth",
     "centre_frequencies", "control_bandwidth", "control_rms", "filter_bands", "group_delays", "level_filter",
     "middle_ear", "middle_ear_filters", "nal_r", "nal_r_filter", "noise_gain", "resample",
     "to_neural",
@@ -56,7 +56,7 @@ NAL_R_ORDER = 140  # at 24 kHz
 
 @cache
 def centre_frequencies() -> Floats:
-    """Centre frequencies in Hz, equally spaced in ERB number (Slaney 1993): (band,)."""
+    """Return the centre frequencies in Hz, equally spaced in ERB number (Slaney 1993): (band,)."""
     corner = EAR_Q * MINIMUM_BANDWIDTH
     steps = np.arange(1, BANDS) * (np.log(LOWEST_CENTRE + corner) - np.log(HIGHEST_CENTRE + corner)) / (BANDS - 1)
     return np.concatenate(([HIGHEST_CENTRE], -corner + np.exp(steps) * (HIGHEST_CENTRE + corner)))[::-1].copy()
@@ -89,7 +89,7 @@ class Ear:
 
 @cache
 def control_bandwidth() -> Floats:
-    """Bandwidth of the control filters re the normal ear's: (band,)."""
+    """Return the bandwidth of the control filters re the normal ear's: (band,)."""
     return Ear.from_levels(np.full(len(AUDIOGRAM_FREQUENCIES), CONTROL_LOSS_DB_HL)).bandwidth
 
 
@@ -114,13 +114,13 @@ def resample(signal: NDArray, sample_rate: float) -> Floats:
 
 @cache
 def level_filter(rate_khz: int) -> tuple[Floats, Floats]:
-    """Numerator and denominator of a low-pass of seventh order, 30 dB down at 10.5 kHz."""
+    """Return the numerator and denominator of a low-pass of seventh order, 30 dB down at 10.5 kHz."""
     b, a = dsp.cheby2(7, 30, 21.0 / rate_khz)
     return b, a
 
 
 def nal_r_filter(levels: Floats) -> Floats:
-    """NAL-R prescription for `levels`: (tap,)."""
+    """Return the NAL-R prescription for `levels`: (tap,)."""
     fir, _ = NALR(NAL_R_ORDER, SAMPLE_RATE).build(Audiogram(levels=levels, frequencies=AUDIOGRAM_FREQUENCIES))
     return np.asarray(fir)
 
@@ -135,7 +135,7 @@ def nal_r(signal: Floats, levels: Floats) -> Floats:
 
 @cache
 def middle_ear_filters() -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-    """Numerator and denominator of the low-pass and of the high-pass."""
+    """Return the numerator and denominator of the low-pass and of the high-pass."""
     b1, a1 = dsp.butter(1, MIDDLE_EAR_LOW_PASS_HZ / (0.5 * SAMPLE_RATE))
     b2, a2 = dsp.butter(2, MIDDLE_EAR_HIGH_PASS_HZ / (0.5 * SAMPLE_RATE), "high")
     return (b1, a1), (b2, a2)
@@ -163,7 +163,7 @@ class Filtered:
 
 
 def _gammatone(bandwidth: Floats, centre: Floats) -> Floats:
-    """Pole, two numerator coefficients and gain of each filter: (4 * lane,)."""
+    """Return the pole, two numerator coefficients and gain of each filter: (4 * lane,)."""
     erb = MINIMUM_BANDWIDTH + centre / EAR_Q
     pole = np.exp(-2.0 * np.pi / SAMPLE_RATE * ERB_TO_GAMMATONE * bandwidth * erb)
     gain = 2.0 * (1.0 - pole) ** 4 / (1.0 + 4.0 * pole + 4.0 * pole**2)
@@ -171,7 +171,7 @@ def _gammatone(bandwidth: Floats, centre: Floats) -> Floats:
 
 
 def control_rms(signal: Floats, bands: Bands) -> Floats:
-    """RMS envelope of `signal`, (time,) after the middle ear, in eight wide control filters: (lane,)."""
+    """Return the RMS envelope of `signal`, (time,) after the middle ear, in eight wide control filters: (lane,)."""
     centre = centre_frequencies()[bands]
     power = kernels.control_power(signal, _gammatone(control_bandwidth()[bands], centre), *_carrier(centre))
     return np.sqrt(power / len(signal))
@@ -183,7 +183,7 @@ def _carrier(centre: Floats) -> tuple[Floats, Floats]:
 
 
 def adjusted_bandwidth(control: Floats, ear: Ear, level1: float, bands: Bands) -> Floats:
-    """Bandwidth re the normal ear's for signals with this RMS in the control filters: (lane,).
+    """Return the bandwidth re the normal ear's for signals with this RMS in the control filters: (lane,).
 
     It grows linearly in dB from the ear's own below 50 dB SPL to that of the control filter above 100.
     """
@@ -198,7 +198,7 @@ def filter_bands(
 ) -> Filtered:
     """Filter `signal`, (time,) after the middle ear, with eight bands and compress their output.
 
-    `control` is what `control_rms` found for these bands; `rows`, (2, band, time), becomes envelope and motion.
+    `control` is what `control_rms` returns for these bands; `rows`, (2, band, time), becomes envelope and motion.
     """
     centre, size = centre_frequencies()[bands], len(signal)
     bandwidth = adjusted_bandwidth(control, ear, level1, bands)
@@ -218,7 +218,7 @@ def filter_bands(
 
 
 def _average_level(rms: Floats, control: Floats, ear: Ear, level1: float, bands: Bands) -> Floats:
-    """Long-term level of each band in dB SL: the same compression applied to the averages."""
+    """Return the long-term level of each band in dB SL: the same compression applied to the averages."""
     level = level1 + 20.0 * np.log10(np.maximum(rms, kernels.SMALL))
     control_level = level1 + 20.0 * np.log10(np.maximum(control, kernels.SMALL))
     control_level = np.maximum(np.minimum(control_level, LINEAR_ABOVE_DB_SPL), ear.knee_db_spl[bands])
@@ -238,7 +238,7 @@ def group_delays(bandwidth: Floats) -> NDArray[np.int64]:
 
 @cache
 def adaptation() -> Floats:
-    """Update of the two voltages of the equivalent circuit by backward differences: see `kernels.neural`."""
+    """Return the update of the two voltages of the equivalent circuit by backward differences: see `kernels.neural`."""
     r1 = 1.0 / OVERSHOOT
     r2 = r3 = 0.5 * (1.0 - r1)
     c1 = RAPID_S * (r1 + r2) / (r1 * r2)
@@ -256,7 +256,7 @@ def to_neural(
     envelope: NDArray[np.float32], motion: NDArray[np.float32], ear: Ear, level1: float, bands: Bands,
     late: NDArray[np.int64], window: Floats,
 ) -> tuple[Floats, Floats]:  # fmt: skip
-    """Adapted neural response of eight bands: `motion` is scaled in place, the envelope comes back smoothed.
+    """Return the adapted neural response of eight bands: `motion` is scaled in place, the envelope comes back smoothed.
 
     Returns the sums of the adapted envelope, which is `late`, times the rising and the falling half of `window`:
     (lane, half segment) each.
@@ -268,5 +268,5 @@ def to_neural(
 
 
 def noise_gain(level1: float) -> float:
-    """Amplitude of the noise that gives the auditory threshold."""
+    """Return the amplitude of the noise that gives the auditory threshold."""
     return float(10.0 ** ((NOISE_DB_RE_THRESHOLD - level1) / 20.0))

@@ -48,7 +48,7 @@ def envelope_count(size: int) -> int:
 
 
 def smooth_envelope(rising: Floats, falling: Floats, size: int) -> Floats:
-    """Envelope averages every 4 ms from the windowed sums over half segments: (band, segment).
+    """Return envelope averages every 4 ms from the windowed sums over half segments: (band, segment).
 
     The first and the last average are over half a window. As in pyclarity the second one starts at 4 ms rather than 0.
     """
@@ -61,7 +61,7 @@ def smooth_envelope(rising: Floats, falling: Floats, size: int) -> Floats:
 
 
 def audible_segments(levels_db_sl: Floats) -> NDArray[np.int64]:
-    """Segments whose loudness, averaged over bands, is above the silence threshold: `levels_db_sl` (band, segment)."""
+    """Return the segments whose loudness, averaged over bands, is above the silence threshold."""
     loudness = 20.0 * np.log10(np.sum(10.0 ** (levels_db_sl / 20.0), axis=0) / len(levels_db_sl))
     return np.flatnonzero(loudness > SILENCE_DB_SL)
 
@@ -76,14 +76,14 @@ class Cepstra:
 
 @cache
 def cepstral_basis() -> Floats:
-    """Cosines over the bands, of unit norm, without the constant: (coefficient, band)."""
+    """Return cosines over the bands, of unit norm, without the constant: (coefficient, band)."""
     basis = np.cos(np.outer(np.arange(1, CEPSTRAL_COEFFICIENTS), np.arange(BANDS)) * np.pi / (BANDS - 1))
     return basis / np.linalg.norm(basis, axis=1, keepdims=True)
 
 
 @cache
 def modulation_filters() -> Floats:
-    """Linear-phase FIR filters at the envelope rate of 250 Hz: (modulation band, tap)."""
+    """Return linear-phase FIR filters at the envelope rate of 250 Hz: (modulation band, tap)."""
     rate = SAMPLE_RATE / HOP
     bands = [
         dsp.firwin(MODULATION_TAPS, edges, window="hann", pass_zero="bandpass", fs=rate)
@@ -94,7 +94,7 @@ def modulation_filters() -> Floats:
 
 
 def cepstra(smooth: Floats, audible: NDArray[np.int64]) -> Cepstra:
-    """Mel cepstrum of the audible segments through the four modulation filters from 20 to 125 Hz."""
+    """Return the mel cepstrum of the audible segments through the four modulation filters from 20 to 125 Hz."""
     coefficients = cepstral_basis() @ smooth[:, audible]
     coefficients -= coefficients.mean(axis=1, keepdims=True)
     size = len(audible)
@@ -107,7 +107,7 @@ def cepstra(smooth: Floats, audible: NDArray[np.int64]) -> Cepstra:
 
 
 def cepstral_correlation(x: Cepstra, y: Cepstra) -> float:
-    """Correlation of the modulations, averaged over coefficients and modulation bands."""
+    """Return the correlation of the modulations, averaged over coefficients and modulation bands."""
     audible = (x.energy >= SMALL) & (y.energy >= SMALL)
     products = np.abs(np.einsum("cms,cms->cm", x.filtered, y.filtered))
     scale = np.sqrt(np.where(audible, x.energy * y.energy, 1.0))
@@ -147,7 +147,7 @@ def segment_count(size: int) -> int:
 
 
 def segment_power(motion: NDArray[np.float32], late: NDArray[np.int64]) -> Floats:
-    """Mean square of each windowed segment of `motion`, (band, time): (band, segment)."""
+    """Return the mean square of each windowed segment of `motion`, (band, time): (band, segment)."""
     shape = segments()
     power = np.empty((len(motion), segment_count(motion.shape[1])))
     for row, delay, out in zip(motion, late, power, strict=True):
@@ -156,14 +156,14 @@ def segment_power(motion: NDArray[np.float32], late: NDArray[np.int64]) -> Float
 
 
 def segment_level(power: Floats) -> Floats:
-    """Level of segments of the given mean square: their envelope's amplitude, which is in dB SL already."""
+    """Return the level of segments of the given mean square: their envelope's amplitude, which is in dB SL already."""
     return np.sqrt(2.0 * power)
 
 
 def covariance(
     x: NDArray[np.float32], y: NDArray[np.float32], late: NDArray[np.int64], audible: NDArray[np.bool_]
 ) -> Floats:
-    """Largest normalised cross-covariance of `x` and `y`, (band, time), in `audible` (band, segment) tiles."""
+    """Return the largest normalised cross-covariance of `x` and `y`, (band, time), by `audible` (band, segment)."""
     shape = segments()
     out = np.zeros(audible.shape)
     for b in range(len(x)):
@@ -174,12 +174,12 @@ def covariance(
 
 
 def phase_locking() -> Floats:
-    """How well neurons follow each band's frequency: (band,)."""
+    """Return how well neurons follow each band's frequency: (band,)."""
     return np.sqrt(1.0 / (1.0 + (centre_frequencies() / SYNC_CUTOFF_HZ) ** (2 * SYNC_ORDER)))
 
 
 def fine_structure_similarity(covariances: Floats, levels: Floats) -> float:
-    """Average covariance of the audible tiles, weighted by how well neurons follow the band's frequency."""
+    """Return the average covariance of the audible tiles, weighted by how well neurons follow the band's frequency."""
     kept = audible_segments(levels)
     if len(kept) <= 1:
         return 0.0

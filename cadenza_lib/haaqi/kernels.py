@@ -50,7 +50,7 @@ def middle_ear(signal: np.ndarray, low: np.ndarray, high: np.ndarray, out: np.nd
 
 @compiled
 def control_power(signal: np.ndarray, control: np.ndarray, cosine: np.ndarray, sine: np.ndarray) -> np.ndarray:
-    """Sum over time of the squared control envelope.
+    """Return the sum over time of the squared control envelope.
 
     `control` is (pole, first and second numerator coefficient, gain) x lane, `cosine` and `sine` the carrier's step.
     The gammatone filter is the signal shifted down by the centre frequency, four equal one-pole low-passes and a
@@ -200,7 +200,7 @@ def neural(
     rising: np.ndarray,
     falling: np.ndarray,
 ) -> None:
-    """Envelope to dB SL, inner-hair-cell adaptation, smoothing; scale `motion` alike, in place.
+    """Turn the envelope into dB SL, adapt and smooth it as inner hair cells do; scale `motion` alike, in place.
 
     `level` is the dB SL of unit amplitude x lane, `adaptation` the voltage update (A11, A12, B1, A21, A22, B2, 1/R1),
     `late` the samples by which each band waits for the slowest one. `rising` and `falling`, (lane, half segment),

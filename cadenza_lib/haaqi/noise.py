@@ -68,7 +68,7 @@ class LegacyRows:
     """The stream cut into rows of equal length, which may be drawn in any order and by several threads.
 
     pyclarity's order is all bands of the reference, then all bands of the processed signal. A row's place in the
-    stream is not known before all earlier rows are drawn or skipped; what is found is remembered.
+    stream is not known before all earlier rows are drawn or skipped; places that are known are kept.
     """
 
     def __init__(self, state: Any, row_length: int) -> None:
@@ -86,10 +86,10 @@ class LegacyRows:
     def start(self, place: int) -> LegacyStream:
         """Return a stream at the start of row number `place`."""
         with self._lock:
-            known = max(other for other in self._starts if other <= place)
-            stream = self._starts[known].copy()
-            if known < place:
-                stream.skip((place - known) * self.row_length)
+            nearest = max(start for start in self._starts if start <= place)
+            stream = self._starts[nearest].copy()
+            if nearest < place:
+                stream.skip((place - nearest) * self.row_length)
                 self._starts[place] = stream.copy()
             return stream
 
@@ -129,10 +129,10 @@ def _legacy(
     key: np.ndarray, counters: np.ndarray, waiting: np.ndarray, count: int, row: np.ndarray, gain: float
 ) -> None:
     """Draw `count` normals by the polar method, four words a trial; add them to `row` unless that is empty."""
-    wanted = len(row) > 0
+    adding = len(row) > 0
     at = 0
     if count > 0 and counters[1]:
-        if wanted:
+        if adding:
             row[0] = np.float32(row[0] + gain * waiting[0])
         at = 1
         counters[1], waiting[0] = 0, 0.0
@@ -167,7 +167,7 @@ def _legacy(
             x1[k], x2[k], r2[k] = u, v, u * u + v * v
         used += 4 * trials
         pairs = 0
-        if wanted:
+        if adding:
             for k in range(trials):
                 kept1[pairs], kept2[pairs], kept_r[pairs] = x1[k], x2[k], r2[k]
                 pairs += (r2[k] < 1.0) & (r2[k] != 0.0)
@@ -178,7 +178,7 @@ def _legacy(
             for k in range(trials):
                 if r2[k] < 1.0 and r2[k] != 0.0:
                     last, last_r = x1[k], r2[k]
-        if wanted and pairs > 0:
+        if adding and pairs > 0:
             kept_r[pairs : pairs + 8] = 0.5
             for k in range(0, pairs, 8):
                 r = load(kept_r, k, 8)
@@ -201,7 +201,7 @@ def _legacy(
 
 @compiled
 def add_hashed(row: np.ndarray, gain: float, seed: np.uint64, place: int) -> None:
-    """Add noise of standard deviation `gain` to a float32 row in place; `place` tells the rows of one score apart.
+    """Add noise of standard deviation `gain` to a float32 row in place; `place` distinguishes the rows of a score.
 
     A number is the sum of the four 16-bit parts of a hash (splitmix64, Steele et al. 2014) of its place and time: not
     quite Gaussian, but with the right power, white, and independent of order and threads.

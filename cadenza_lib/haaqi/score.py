@@ -1,14 +1,14 @@
 """HAAQI as it is called: check the input, compare, combine.
 
 Conventions: signals are (time,) of one ear, rates are in Hz, `level1` is the dB SPL of a signal whose RMS is 1. The
-package docstring tells where pyclarity's behaviour is odd and what is done about it.
+package docstring lists where pyclarity's behaviour is odd and what is done about it.
 """
 
 import logging
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +60,7 @@ def compute_haaqi(
     noise: Noise = "pyclarity",
     threads: int | None = None,
 ) -> float:
-    """Hearing-Aid Audio Quality Index of one ear: pyclarity's number, only sooner.
+    """Return the Hearing-Aid Audio Quality Index of one ear: pyclarity's number, many times faster.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def compute_haaqi(
         The same draws as pyclarity's; a cheaper noise of the same level; or none, which is not quite HAAQI.
     threads : int or None
         None: as many as this process may use (the cores it is bound to, or OMP_NUM_THREADS), but one in a worker
-        process or thread. More than four are of no use. The score does not depend on it.
+        process or thread. More than four do not help. The score does not depend on it.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def haaqi_components(
     noise: Noise = "pyclarity",
     threads: int | None = None,
 ) -> Components:
-    """Score as `compute_haaqi` does, and return what the score is made of, like pyclarity's `haaqi_v1`."""
+    """Return the score of `compute_haaqi` and what it is made of, like pyclarity's `haaqi_v1`; see there."""
     reference = HaaqiReference(
         reference_signal, reference_sample_rate, audiogram, equalisation, level1,
         seed=seed, noise=noise, threads=threads, keep=False,
@@ -155,8 +155,8 @@ class HaaqiReference:
     audiogram, equalisation, level1, noise, threads
         As for `compute_haaqi`.
     seed : int, numpy.random.RandomState or None
-        As for `compute_haaqi`, but the generator's state is copied now and its owner does not notice: all processed
-        signals are compared under the same noise.
+        As for `compute_haaqi`, but the generator's state is copied now and the generator is not advanced: all
+        processed signals are compared under the same noise.
     keep : bool
         Whether to keep the reference's bands in memory at all.
 
@@ -190,12 +190,7 @@ class HaaqiReference:
     ) -> None:
         if noise not in ("pyclarity", "hashed", None):
             raise ParameterError(f'noise is {noise!r}: choose "pyclarity", "hashed" or None.')
-        if equalisation not in (1, 2):
-            raise ParameterError(
-                f"equalisation is {equalisation!r}: give 1 to add NAL-R to the reference, or 2 if it has it already."
-            )
-        if not np.isfinite(level1):
-            raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
+        check_model(equalisation, level1)
         self._model = Model(
             levels=audiogram_levels(audiogram),
             add_nal_r=equalisation == 1,
@@ -206,7 +201,7 @@ class HaaqiReference:
             threads=_threads(threads),
             keep=keep,
         )
-        signal = ear.resample(_signal(reference_signal, "reference"), _rate(sample_rate, "reference"))
+        signal = ear.resample(_signal(reference_signal, "reference"), check_rate(sample_rate, "reference"))
         self._signal = signal.copy() if keep else signal  # the caller may write into it before the next score
         if not np.max(np.abs(self._signal)) > 0.0:  # zero, or NaN from resampling silence
             raise AudioError("The reference signal is silent: HAAQI needs a reference that can be heard.")
@@ -216,17 +211,17 @@ class HaaqiReference:
         _announce_compilation()
 
     def score(self, processed: ArrayLike, sample_rate: float) -> float:
-        """HAAQI of `processed`, (time,), against this reference."""
+        """Return HAAQI of `processed`, (time,), against this reference."""
         return self.components(processed, sample_rate).score
 
     def score_many(self, processed: Iterable[tuple[ArrayLike, float]]) -> Iterator[float]:
-        """HAAQI of each (signal, sample rate), one by one as they are asked for."""
+        """Yield HAAQI of each (signal, sample rate) as soon as it is computed."""
         for signal, sample_rate in processed:
             yield self.score(signal, sample_rate)
 
     def components(self, processed: ArrayLike, sample_rate: float) -> Components:
-        """Score and what it is made of."""
-        signal = ear.resample(_signal(processed, "processed"), _rate(sample_rate, "processed"))
+        """Return HAAQI of `processed` against this reference, and what it is made of."""
+        signal = ear.resample(_signal(processed, "processed"), check_rate(sample_rate, "processed"))
         if not np.all(np.isfinite(signal)):
             raise AudioError(
                 "The processed signal is silent, and at rates other than 24 kHz HAAQI divides by its level."
@@ -238,13 +233,13 @@ class HaaqiReference:
             side = self._side
             if not self._model.keep:
                 self._side = None
-        found = side.compare(signal[:size])
+        features = side.compare(signal[:size])
         if side.rows is not None:
-            self._last = side.rows, found.audible_segments
-        return _combine(found)
+            self._last = side.rows, features.audible_segments
+        return _combine(features)
 
     def state_after(self) -> dict[str, Any]:
-        """State in which pyclarity would have left numpy's generator after the latest score, for ``set_state``."""
+        """Return the state in which pyclarity would have left numpy's generator after the latest score."""
         if self._last is None:
             raise ParameterError('Nothing has been scored with noise="pyclarity" yet: score a signal first.')
         rows, audible = self._last
@@ -262,11 +257,12 @@ def combine(cepstral_correlation: Any, fine_structure: Any, loudness: Any, spect
     return score, nonlinear, linear
 
 
-def _combine(found: Features) -> Components:
-    loudness = min(max(1.0 - found.loudness_difference / LOUDNESS_RANGE, 0.0), 1.0)
-    spectrum = min(max(1.0 - found.spectrum_difference / SPECTRUM_RANGE, 0.0), 1.0)
-    score, nonlinear, linear = combine(found.cepstral_correlation, found.fine_structure, loudness, spectrum)
-    return Components(score, nonlinear, linear, found.cepstral_correlation, found.fine_structure, loudness, spectrum)
+def _combine(features: Features) -> Components:
+    correlation, fine_structure = features.cepstral_correlation, features.fine_structure
+    loudness = min(max(1.0 - features.loudness_difference / LOUDNESS_RANGE, 0.0), 1.0)
+    spectrum = min(max(1.0 - features.spectrum_difference / SPECTRUM_RANGE, 0.0), 1.0)
+    scores = combine(correlation, fine_structure, loudness, spectrum)
+    return Components(*scores, correlation, fine_structure, loudness, spectrum)
 
 
 def _signal(signal: ArrayLike, name: str) -> NDArray:
@@ -282,7 +278,18 @@ def _signal(signal: ArrayLike, name: str) -> NDArray:
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
-def _rate(sample_rate: float, name: str) -> float:
+def check_model(equalisation: int, level1: float | Sequence[float]) -> None:
+    """Refuse an `equalisation` or `level1` that HAAQI does not have."""
+    if equalisation not in (1, 2):
+        raise ParameterError(
+            f"equalisation is {equalisation!r}: give 1 to add NAL-R to the reference, or 2 if it has it already."
+        )
+    if not np.all(np.isfinite(level1)):
+        raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
+
+
+def check_rate(sample_rate: float, name: str) -> float:
+    """Return the sample rate in Hz of a signal, or refuse it."""
     if not np.isfinite(sample_rate) or np.round(sample_rate / 1000) < 1:
         raise ParameterError(f"The {name} signal's sample rate is {sample_rate} Hz: give at least 1000 Hz.")
     return float(sample_rate)
@@ -329,7 +336,7 @@ def _threads(threads: int | None) -> int:
 
 
 def _announce_compilation() -> None:
-    """Say so if the kernels are not on disk yet, because the first score then takes ten seconds or so."""
+    """Log that the first score takes ten seconds or so if the kernels are not on disk yet."""
     folder = kernels.neural.stats.cache_path
     if kernels.neural.signatures or (folder and any(Path(folder).glob("kernels.neural-*.nbi"))):
         return

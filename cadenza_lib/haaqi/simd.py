@@ -5,8 +5,7 @@ the same recursion side by side. LLVM does not find that by itself (it unrolls t
 this module gives numba a type that *is* an LLVM vector. `load`, `store` and `splat` move data, `+ - * /` work lane by
 lane, and `fma(a, b, c)` is ``a * b + c``. On a machine without AVX-512 LLVM splits each vector by itself.
 
-Kernels only; nothing here is called from Python. numba stores each kernel compiled beside the file it is written in and
-does not see that this file, or a constant from another one, has changed: after such a change delete ``__pycache__``.
+Kernels only; nothing here is called from Python. `INTERNALS` names the undocumented parts of numba and llvmlite.
 """
 
 import operator
@@ -20,6 +19,7 @@ from numba.extending import intrinsic as numba_intrinsic
 from numba.extending import models, overload, register_model
 
 __all__ = [
+    "INTERNALS",
     "exp2",
     "fma",
     "load",
@@ -34,6 +34,23 @@ __all__ = [
     "store_columns",
     "total",
 ]
+
+INTERNALS = {
+    "numba.core.base:BaseContext.cast": ("builder", "val", "fromty", "toty"),
+    "numba.core.base:BaseContext.get_dummy_value": (),
+    "numba.core.base:BaseContext.make_array": ("typ",),
+    "numba.core.caching:IndexDataCacheFile": ("cache_path", "filename_base", "source_stamp"),
+    "numba.core.cgutils:get_or_insert_function": ("module", "fnty", "name"),
+    "numba.core.cgutils:unpack_tuple": ("builder", "tup"),
+    "numba.core.datamodel.models:PrimitiveModel": ("dmm", "fe_type", "be_type"),
+    "llvmlite.ir:IRBuilder.load": ("ptr", "align", "typ"),
+    "llvmlite.ir:IRBuilder.shuffle_vector": ("vector1", "vector2", "mask"),
+    "llvmlite.ir:IRBuilder.store": ("value", "ptr", "align"),
+    "llvmlite.ir:VectorType.as_pointer": (),
+}
+"""What this file and `core.compiled` call of numba and llvmlite beyond their manuals, with the parameters used. A test
+compares it with the versions that are installed. `core.compiled` also sets `_cache._cache_file._source_stamp` of a
+compiled function, and `score` reads its `stats.cache_path` and looks there for files called `<module>.<name>-*.nbi`."""
 
 intrinsic: Any = numba_intrinsic  # numba's annotations do not know that the typing context is left out
 
@@ -64,37 +81,50 @@ def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any
     return builder.gep(data, [index])
 
 
+def _read(builder: Any, pointer: Any, vector: Vector) -> Any:
+    pointer = builder.bitcast(pointer, _llvm(vector).as_pointer())
+    return builder.load(pointer, align=_aligned_to_element(vector), typ=_llvm(vector))
+
+
+def _write(builder: Any, lanes: Any, pointer: Any, vector: Vector) -> None:
+    pointer = builder.bitcast(pointer, _llvm(vector).as_pointer())
+    builder.store(lanes, pointer, align=_aligned_to_element(vector))
+
+
 def _aligned_to_element(vector: Vector) -> int:
     return vector.element.bitwidth // 8  # numpy aligns arrays to 16 bytes only, and rows start anywhere
 
 
-@intrinsic(prefer_literal=True)
-def load(typingctx: Any, array: Any, index: Any, width: Any) -> Any:  # noqa: ARG001
-    """Lanes ``array[index : index + width]`` of a one-dimensional array."""
-    vector = Vector(array.dtype, width.literal_value)
+def _converted(builder: Any, lanes: Any, source: Vector, target: Vector) -> Any:
+    if source.element == target.element:
+        return lanes
+    widened = target.element.bitwidth > source.element.bitwidth
+    return builder.fpext(lanes, _llvm(target)) if widened else builder.fptrunc(lanes, _llvm(target))
+
+
+def _loading(source: Vector, target: Vector) -> Callable:
+    """Return the code generator that reads lanes of an array at an index and converts them."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         where = context.cast(builder, args[1], signature.args[1], types.intp)
         pointer = _pointer(context, builder, signature.args[0], args[0], where)
-        pointer = builder.bitcast(pointer, _llvm(vector).as_pointer())
-        return builder.load(pointer, align=_aligned_to_element(vector), typ=_llvm(vector))
+        return _converted(builder, _read(builder, pointer, source), source, target)
 
-    return vector(array, index, width), codegen
+    return codegen
+
+
+@intrinsic(prefer_literal=True)
+def load(typingctx: Any, array: Any, index: Any, width: Any) -> Any:  # noqa: ARG001
+    """Return lanes ``array[index : index + width]`` of a one-dimensional array."""
+    vector = Vector(array.dtype, width.literal_value)
+    return vector(array, index, width), _loading(vector, vector)
 
 
 @intrinsic(prefer_literal=True)
 def load_as_float64(typingctx: Any, array: Any, index: Any, width: Any) -> Any:  # noqa: ARG001
-    """Lanes of a float32 array, widened to float64."""
+    """Return lanes of a float32 array, widened to float64."""
     stored, vector = Vector(array.dtype, width.literal_value), Vector(types.float64, width.literal_value)
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        where = context.cast(builder, args[1], signature.args[1], types.intp)
-        pointer = _pointer(context, builder, signature.args[0], args[0], where)
-        pointer = builder.bitcast(pointer, _llvm(stored).as_pointer())
-        value = builder.load(pointer, align=_aligned_to_element(stored), typ=_llvm(stored))
-        return builder.fpext(value, _llvm(vector))
-
-    return vector(array, index, width), codegen
+    return vector(array, index, width), _loading(stored, vector)
 
 
 @intrinsic
@@ -105,9 +135,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:  # noqa: A
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         where = context.cast(builder, args[1], signature.args[1], types.intp)
         pointer = _pointer(context, builder, signature.args[0], args[0], where)
-        pointer = builder.bitcast(pointer, _llvm(stored).as_pointer())
-        lanes = args[2] if stored.element == value.element else builder.fptrunc(args[2], _llvm(stored))
-        builder.store(lanes, pointer, align=_aligned_to_element(stored))
+        _write(builder, _converted(builder, args[2], value, stored), pointer, stored)
         return context.get_dummy_value()
 
     return types.void(array, index, value), codegen
@@ -119,9 +147,11 @@ def splat(typingctx: Any, value: Any, width: Any) -> Any:  # noqa: ARG001
     vector = Vector(value, width.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        one = builder.insert_element(ir.Constant(_llvm(vector), ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
+        first = builder.insert_element(
+            ir.Constant(_llvm(vector), ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0)
+        )
         mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.width), [0] * vector.width)
-        return builder.shuffle_vector(one, one, mask)
+        return builder.shuffle_vector(first, first, mask)
 
     return vector(value, width), codegen
 
@@ -150,15 +180,12 @@ def load_columns(typingctx: Any, array: Any, starts: Any, offset: Any, out: Any,
         for k in range(8):
             start = builder.load(_pointer(context, builder, signature.args[1], args[1], ir.Constant(where.type, k)))
             pointer = _pointer(context, builder, signature.args[0], args[0], builder.add(start, where))
-            pointer = builder.bitcast(pointer, _llvm(source).as_pointer())
-            rows.append(builder.load(pointer, align=_aligned_to_element(source), typ=_llvm(source)))
+            rows.append(_read(builder, pointer, source))
         first, stride = cgutils.unpack_tuple(builder, args[4])
         for t, column in enumerate(_transposed(builder, rows)):
-            lanes = column if source.element == target.element else builder.fpext(column, _llvm(target))
+            lanes = _converted(builder, column, source, target)
             index = builder.add(first, builder.mul(stride, ir.Constant(stride.type, t)))
-            pointer = _pointer(context, builder, signature.args[3], args[3], index)
-            pointer = builder.bitcast(pointer, _llvm(target).as_pointer())
-            builder.store(lanes, pointer, align=_aligned_to_element(target))
+            _write(builder, lanes, _pointer(context, builder, signature.args[3], args[3], index), target)
         return context.get_dummy_value()
 
     return types.void(array, starts, offset, out, types.UniTuple(types.intp, 2)), codegen
@@ -175,36 +202,27 @@ def store_columns(typingctx: Any, tile: Any, first: Any, array: Any, starts: Any
         columns = []
         for t in range(8):
             index = builder.add(begin, ir.Constant(begin.type, 8 * t))
-            pointer = _pointer(context, builder, signature.args[0], args[0], index)
-            pointer = builder.bitcast(pointer, _llvm(source).as_pointer())
-            value = builder.load(pointer, align=_aligned_to_element(source), typ=_llvm(source))
-            columns.append(value if source.element == target.element else builder.fptrunc(value, _llvm(target)))
+            lanes = _read(builder, _pointer(context, builder, signature.args[0], args[0], index), source)
+            columns.append(_converted(builder, lanes, source, target))
         for k, row in enumerate(_transposed(builder, columns)):
             start = builder.load(_pointer(context, builder, signature.args[3], args[3], ir.Constant(where.type, k)))
-            pointer = _pointer(context, builder, signature.args[2], args[2], builder.add(start, where))
-            pointer = builder.bitcast(pointer, _llvm(target).as_pointer())
-            builder.store(row, pointer, align=_aligned_to_element(target))
+            _write(
+                builder, row, _pointer(context, builder, signature.args[2], args[2], builder.add(start, where)), target
+            )
         return context.get_dummy_value()
 
     return types.void(tile, first, array, starts, offset), codegen
 
 
-def _lanewise(name: str, instruction: str) -> Any:
-    """Build the intrinsic that applies one LLVM instruction to two vectors."""
+def _operator(symbol: Callable, instruction: str) -> None:
+    """Make a Python operator apply one LLVM instruction to the lanes of two vectors."""
 
     @intrinsic
-    def operation(typingctx: Any, left: Any, right: Any) -> Any:  # noqa: ARG001
+    def lanewise(typingctx: Any, left: Any, right: Any) -> Any:  # noqa: ARG001
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
             return getattr(builder, instruction)(args[0], args[1], flags=("contract",))
 
         return left(left, right), codegen
-
-    operation.__name__ = name
-    return operation
-
-
-def _operator(symbol: Callable, instruction: str) -> None:
-    lanewise = _lanewise(symbol.__name__, instruction)
 
     @overload(symbol)
     def typed(left, right):  # type: ignore[no-untyped-def]  # numba compares the names, annotations and all
@@ -222,41 +240,36 @@ for _symbol, _instruction in (
     _operator(_symbol, _instruction)
 
 
+def _call(builder: Any, name: str, vector: Vector, args: Any) -> Any:
+    """Call LLVM's function of this name for vectors."""
+    kind = ir.FunctionType(_llvm(vector), [_llvm(vector)] * len(args))
+    suffix = f"v{vector.width}f{vector.element.bitwidth}"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}"), args)
+
+
 @intrinsic
 def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # noqa: ARG001
     """Compute ``a * b + c`` in each lane, fused where the machine can."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        kind = _llvm(a)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind] * 3), f"llvm.fmuladd.{_suffix(a)}"
-        )
-        return builder.call(function, args)
+        return _call(builder, "fmuladd", a, args)
 
     return a(a, b, c), codegen
 
 
 @intrinsic
 def sqrt(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
-    """Square root of each lane."""
+    """Return the square root of each lane."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        kind = _llvm(a)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(kind, [kind]), f"llvm.sqrt.{_suffix(a)}"
-        )
-        return builder.call(function, args)
+        return _call(builder, "sqrt", a, args)
 
     return a(a), codegen
 
 
-def _suffix(vector: Vector) -> str:
-    return f"v{vector.width}f{vector.element.bitwidth}"
-
-
 @intrinsic
 def total(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
-    """Sum of the lanes, pairwise."""
+    """Return the sum of the lanes, pairwise."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
         value, width = args[0], a.width
@@ -303,22 +316,19 @@ _SQRT_HALF_BITS = 0x3FE6A09E667F3BCD
 
 
 class _Lanes:
-    """What the two code generators below share: constants, casts and Horner's rule for one vector width."""
+    """Constants, casts and Horner's rule for one kind of vector, for the two code generators below."""
 
     def __init__(self, builder: Any, vector: Vector) -> None:
         self.builder = builder
         self.floats = _llvm(vector)
         self.integers = ir.VectorType(ir.IntType(64), vector.width)
-        self.width = vector.width
-        self._fma = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(self.floats, [self.floats] * 3), f"llvm.fmuladd.{_suffix(vector)}"
-        )
+        self.vector = vector
 
     def number(self, value: float) -> Any:
-        return ir.Constant(self.floats, [value] * self.width)
+        return ir.Constant(self.floats, [value] * self.vector.width)
 
     def integer(self, value: int) -> Any:
-        return ir.Constant(self.integers, [value] * self.width)
+        return ir.Constant(self.integers, [value] * self.vector.width)
 
     def bits(self, value: Any) -> Any:
         return self.builder.bitcast(value, self.integers)
@@ -329,13 +339,13 @@ class _Lanes:
     def polynomial(self, u: Any, coefficients: tuple[float, ...]) -> Any:
         value = self.number(coefficients[-1])
         for coefficient in coefficients[-2::-1]:
-            value = self.builder.call(self._fma, [value, u, self.number(coefficient)])
+            value = _call(self.builder, "fmuladd", self.vector, [value, u, self.number(coefficient)])
         return value
 
 
 @intrinsic
 def log2(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
-    """Binary logarithm of each float64 lane, for positive normal numbers, to about 1e-15 of the result plus 1."""
+    """Return the binary logarithm of each float64 lane, positive and normal, to about 1e-15 of the result plus 1."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
         lanes = _Lanes(builder, a)
@@ -352,7 +362,7 @@ def log2(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
 
 @intrinsic
 def exp2(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
-    """Two to the power of each float64 lane, for -1000 < a < 1000, to about 4e-16 of the result."""
+    """Return two to the power of each float64 lane, for -1000 < a < 1000, to about 4e-16 of the result."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
         lanes = _Lanes(builder, a)

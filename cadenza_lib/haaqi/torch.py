@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.haaqi import torch_filters
-from cadenza_lib.haaqi.score import audiogram_levels
+from cadenza_lib.haaqi.score import audiogram_levels, check_model, check_rate
 from cadenza_lib.haaqi.torch_comparison import ReferenceSide
 
 __all__ = ["HaaqiLoss", "ReferenceBatch", "score_batch"]
@@ -31,21 +31,14 @@ def score_batch(
     level1: float | Sequence[float] = 65.0,
     noise: int | None = None,
 ) -> Tensor:
-    """Hearing-Aid Audio Quality Index of each item of a batch, differentiable with regard to `processed`.
+    """Return the Hearing-Aid Audio Quality Index of each item of a batch, differentiable in `processed`.
 
     Parameters
     ----------
-    processed, reference
-        What the listener hears, and the clean original, float32 or float64, on the same device. The longer one is cut
-        to the length of the shorter one.
-    sample_rate
-        Of both, in Hz, rounded to whole kHz: resample to 24 kHz first if the rate is something like 44.1 kHz.
-    audiograms
-        Hearing thresholds in dB HL: one for all items, or one for each.
-    equalisation
-        1: add NAL-R to the reference. 2: it has been added already.
-    level1
-        Level in dB SPL of a signal whose RMS is 1: one for all items, or one for each.
+    processed, reference, sample_rate, equalisation
+        As for `score.compute_haaqi`; the signals are float32 or float64, of one rate and on one device.
+    audiograms, level1
+        As for `score.compute_haaqi`: one for all items, or one for each.
     noise
         Seed of the ear's internal noise, the one that `compute_haaqi` calls "hashed"; or None for no noise, which
         moves a score by up to 2e-3.
@@ -113,21 +106,14 @@ class ReferenceBatch:
         level1: float | Sequence[float] = 65.0,
         noise: int | None = None,
     ) -> None:
-        if equalisation not in (1, 2):
-            raise ParameterError(
-                f"equalisation is {equalisation!r}: give 1 to add NAL-R to the reference, or 2 if it has it already."
-            )
+        check_model(equalisation, level1)
+        check_rate(sample_rate, "reference")
         if noise is not None and not 0 <= noise < 2**32:
             raise ParameterError(f"noise is {noise!r}: give a seed from 0 to 2**32 - 1, or None for no noise.")
-        if not np.isfinite(sample_rate) or round(sample_rate / 1000) < 1:
-            raise ParameterError(f"The sample rate is {sample_rate} Hz: give at least 1000 Hz.")
         signal = _signal(reference.detach(), "reference")
-        self._levels = np.stack(
-            [audiogram_levels(one) for one in ([audiograms] if isinstance(audiograms, Audiogram) else audiograms)]
-        )
+        audiograms = [audiograms] if isinstance(audiograms, Audiogram) else audiograms
+        self._levels = np.stack([audiogram_levels(audiogram) for audiogram in audiograms])
         self._level1 = np.atleast_1d(np.asarray(level1, np.float64))
-        if not np.all(np.isfinite(self._level1)):
-            raise ParameterError(f"level1 is {level1}: give the dB SPL of a signal with RMS 1, such as 65.")
         self.items = max(len(signal), len(self._levels), len(self._level1))
         for name, count in (
             ("references", len(signal)), ("audiograms", len(self._levels)), ("level1", len(self._level1)),
@@ -139,7 +125,7 @@ class ReferenceBatch:
         self._side: ReferenceSide | None = None
 
     def score(self, processed: Tensor) -> Tensor:
-        """HAAQI of `processed`, `(batch, time)`, against one reference or as many: `(batch,)`."""
+        """Return HAAQI of `processed`, `(batch, time)`, against one reference or as many: `(batch,)`."""
         signal = _signal(processed, "processed")
         if signal.dtype != self._signal.dtype or signal.device != self._signal.device:
             raise AudioError(

@@ -1,7 +1,7 @@
 """Batches through the ear model of `torch_ear`, some bands at a time, and the features compared.
 
 Memory is bounded: if what autograd would keep of all bands is more than `KEEP_BYTES`, each group of bands is computed
-a second time in the backward pass instead, with the lags that the first time has found.
+a second time in the backward pass instead, with the lags of the first time.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cadenza_lib.core.errors import AudioError
 from cadenza_lib.haaqi import ear, features, score, torch_ear, torch_features, torch_filters
-from cadenza_lib.haaqi.comparison import BACK_UP, PRUNE_BELOW, SHORTEST
+from cadenza_lib.haaqi.comparison import BACK_UP, PRUNE_BELOW, check_length
 from cadenza_lib.haaqi.ear import BANDS
 from cadenza_lib.haaqi.torch_features import HALF_TILE
 
@@ -64,7 +64,7 @@ class ReferenceSide:
         self._kept = torch_features.audible(self._smooth, self._sizes, features.envelope_count)
 
     def compare(self, processed: Tensor) -> Tensor:
-        """HAAQI of processed signals, (item, time), as long as the references: (item,)."""
+        """Return HAAQI of processed signals, (item, time), as long as the references: (item,)."""
         items = len(processed)
         sizes = self._for_all(self._sizes, items)
         delays = torch_features.broadband_delays(self._reference, processed)
@@ -77,13 +77,13 @@ class ReferenceSide:
         recompute = torch.is_grad_enabled() and processed.requires_grad and kept_bytes > KEEP_BYTES
         parts = []
         for bands in self._groups(items):
-            found: dict[str, Any] = {}
+            constants: dict[str, Any] = {}
             if recompute:
                 part = checkpoint(
-                    self._compare_group, spectra, spans, bands, found, use_reentrant=False, preserve_rng_state=False
+                    self._compare_group, spectra, spans, bands, constants, use_reentrant=False, preserve_rng_state=False
                 )
             else:
-                part = self._compare_group(spectra, spans, bands, found)
+                part = self._compare_group(spectra, spans, bands, constants)
             parts.append(part)
         smooth, covariances, level_db_sl = (torch.cat(part, 1) for part in zip(*parts, strict=True))
         correlation = torch_features.cepstral_correlation(self._smooth, smooth, self._kept)
@@ -94,21 +94,23 @@ class ReferenceSide:
         return score.combine(correlation, similarity, loudness, spectrum)[0]
 
     def _compare_group(
-        self, spectra: Tensor, spans: list[torch_filters.Span], bands: slice, found: dict[str, Any]
+        self, spectra: Tensor, spans: list[torch_filters.Span], bands: slice, constants: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Smoothed envelope, covariances, both (item, band, segment), and level, (item, band), of some bands.
+        """Return smoothed envelope, covariances, both (item, band, segment), and level, (item, band), of some bands.
 
-        What has no gradient is left in `found`, and taken from there when the bands are computed again.
+        What has no gradient is left in `constants`, and taken from there when the bands are computed again.
         """
         sizes = [stop for _, stop in spans]
         y = torch_ear.compress(spectra, self._ears.part(bands), spans, self._time)
-        if "delays" not in found:
-            found["delays"] = [
+        if "delays" not in constants:
+            constants["delays"] = [
                 torch_features.band_delays(x[:, bands], rows.detach(), sizes)
                 for x, rows in ((self._envelope, y.envelope), (self._motion, y.motion))
             ]
-        envelope, neural = self._to_neural(y.envelope, y.motion, bands, found["delays"], BANDS)
-        covariances, found["lags"] = torch_features.covariance(self._neural[:, bands], neural, sizes, found.get("lags"))
+        envelope, neural = self._to_neural(y.envelope, y.motion, bands, constants["delays"], BANDS)
+        covariances, constants["lags"] = torch_features.covariance(
+            self._neural[:, bands], neural, sizes, constants.get("lags")
+        )
         return torch_features.smooth_envelope(envelope, sizes), covariances, y.level_db_sl
 
     def _to_neural(
@@ -154,9 +156,5 @@ def _audible_ranges(reference: Tensor) -> tuple[list[int], list[int]]:
         raise AudioError("A reference signal is silent: HAAQI needs a reference that can be heard.")
     starts = loud.byte().argmax(-1)
     sizes = reference.shape[-1] - starts - loud.flip(-1).byte().argmax(-1)
-    if int(sizes.min()) < SHORTEST:
-        raise AudioError(
-            f"The signals share {int(sizes.min())} samples at 24 kHz, not counting silence at the ends of the "
-            f"reference: HAAQI needs at least {SHORTEST} (16 ms)."
-        )
+    check_length(int(sizes.min()))
     return starts.tolist(), sizes.tolist()

@@ -18,7 +18,7 @@ from cadenza_lib.haaqi.ear import SAMPLE_RATE
 from cadenza_lib.haaqi.kernels import DB_PER_OCTAVE
 from cadenza_lib.haaqi.torch_filters import Span, gammatone, half_phase_tangent, recursive
 
-__all__ = ["Compressed", "Ears", "adapt", "compress", "gain_smoothing", "hashed_noise", "root"]
+__all__ = ["Ears", "adapt", "compress", "hashed_noise", "root"]
 
 FFT_ROUNDING = 4.0  # machine epsilons of a band's largest value
 SMALLEST_POWER = 1e-36  # of an envelope
@@ -42,10 +42,10 @@ class Ears:
     @classmethod
     def from_levels(cls, levels: NDArray[np.float64], level1: NDArray[np.float64], like: Tensor) -> "Ears":
         """Take hearing losses, (item, 6) in dB HL at `ear.AUDIOGRAM_FREQUENCIES`, and `level1`, (item,)."""
-        ears = [ear.Ear.from_levels(one) for one in levels]
+        ears = [ear.Ear.from_levels(losses) for losses in levels]
 
         def stack(name: str) -> Tensor:
-            return torch.from_numpy(np.stack([getattr(one, name) for one in ears])).to(like)
+            return torch.from_numpy(np.stack([getattr(item, name) for item in ears])).to(like)
 
         centre = torch.from_numpy(ear.centre_frequencies()).to(like.device)
         return cls(
@@ -75,7 +75,7 @@ class Compressed:
 def compress(spectrum: Tensor, ears: Ears, spans: list[Span], time: int) -> Compressed:
     """Filter with the control and the adjusted filter and compress.
 
-    `spectrum` is from `spectrum`, `spans` tells where each item is, and `time` is the samples of the result.
+    `spectrum` is from `spectrum`, `spans` says where each item is, and `time` is the samples of the result.
     """
     tangent = half_phase_tangent(ears.centre, spectrum.shape[-1]).to(ears.erb)
     samples = torch.tensor([stop for _, stop in spans], device=ears.erb.device, dtype=ears.erb.dtype)[:, None]
@@ -116,14 +116,14 @@ def _power(level_db_spl: Tensor, level1: Tensor) -> Tensor:
 
 
 def _level(power: Tensor, level1: Tensor, lowest: Tensor | float, highest: float) -> Tensor:
-    """Level in dB SPL of a mean square, between two levels."""
+    """Return the level in dB SPL of a mean square, between two levels."""
     low = _power(torch.as_tensor(lowest).to(power), level1)
     high = _power(torch.as_tensor(highest).to(power), level1)
     return level1 + 10.0 * _LOG10_OF_2 * torch.log2(torch.minimum(torch.maximum(power, low), high))
 
 
 def root(power: Tensor) -> Tensor:
-    """Square root with a gradient of zero at zero."""
+    """Return the square root with a gradient of zero at zero."""
     positive = power > 0
     return torch.where(positive, torch.where(positive, power, 1.0).sqrt(), 0.0)
 

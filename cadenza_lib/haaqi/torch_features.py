@@ -82,7 +82,7 @@ def _counts(count: Callable[[int], int], sizes: list[int], device: torch.device)
 
 
 def smooth_envelope(adapted: Tensor, sizes: list[int]) -> Tensor:
-    """Envelope averages every 4 ms: (item, band, segment), zeros behind the last segment of an item."""
+    """Return envelope averages every 4 ms: (item, band, segment), zeros behind the last segment of an item."""
     window = torch.from_numpy(features.envelope_window().reshape(2, HOP).T.copy()).to(adapted)  # (time, half)
     halves = adapted[..., : adapted.shape[-1] // HOP * HOP].unflatten(-1, (-1, HOP)) @ window
     rising, falling = halves.unbind(-1)
@@ -108,7 +108,7 @@ def audible(levels_db_sl: Tensor, sizes: list[int], count: Callable[[int], int])
 
 
 def cepstral_correlation(x: Tensor, y: Tensor, kept: Tensor) -> Tensor:
-    """Correlation of the modulations of smooth envelopes in the `kept` segments, (item, segment): (item,)."""
+    """Return the correlation of modulations in the `kept` segments, (item, segment), of smooth envelopes: (item,)."""
     order = torch.argsort(~kept, dim=1, stable=True)  # kept segments come first, in order
     count = kept.sum(1)[:, None, None]
     there = (torch.arange(kept.shape[1], device=kept.device) < count).to(x)  # (item, 1, segment)
@@ -147,7 +147,7 @@ def _by_kind(values: list[NDArray[np.float64]], counts: Tensor, segments: int, l
 
 
 def tiles(motion: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Windowed zero-mean segments, (item, band, segment, sample), and their mean square, (item, band, segment).
+    """Return windowed zero-mean segments, (item, band, segment, sample), and mean squares, (item, band, segment).
 
     As in pyclarity, the first segment of an item has only the second half of the window, and the last one the first.
     `motion` must have half a segment of zeros behind the longest item.
@@ -168,14 +168,14 @@ def tiles(motion: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def tile_levels(motion: Tensor, sizes: list[int]) -> Tensor:
-    """Level of each tile in dB SL: (item, band, segment)."""
+    """Return the level of each tile in dB SL: (item, band, segment)."""
     return (2.0 * tiles(motion, sizes)[1]).sqrt()
 
 
 def covariance(x: Tensor, y: Tensor, sizes: list[int], lags: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Largest normalised cross-covariance of BM motions in each tile, (item, band, segment), and its place.
+    """Return the largest normalised cross-covariance of BM motions in each tile, (item, band, segment), and its place.
 
-    `lags`, if given, are the places that an earlier call has found for the same signals.
+    `lags`, if given, are the places that an earlier call returned for the same signals.
     """
     shape = features.segments()
     with torch.no_grad():
@@ -198,7 +198,7 @@ def covariance(x: Tensor, y: Tensor, sizes: list[int], lags: Tensor | None = Non
 
 
 def fine_structure_similarity(covariances: Tensor, levels: Tensor, sizes: list[int]) -> Tensor:
-    """Average covariance of the tiles that are audible in the reference, weighted by phase locking: (item,)."""
+    """Return the average covariance of tiles that are audible in the reference, weighted by phase locking: (item,)."""
     kept = audible(levels, sizes, features.segment_count)
     weights = torch.from_numpy(features.phase_locking()).to(levels)[:, None] * (levels > SILENCE_DB_SL)
     weights = weights * (kept & (kept.sum(1, keepdim=True) > 1))[:, None]

@@ -24,7 +24,7 @@ from cadenza_lib.haaqi import ear
 from cadenza_lib.haaqi.ear import SAMPLE_RATE
 
 __all__ = [
-    "DECAY", "Span", "clear", "cut", "gammatone", "half_phase_tangent", "nal_r", "recursive", "resample", "spans",
+    "Span", "clear", "cut", "gammatone", "half_phase_tangent", "nal_r", "recursive", "resample", "spans",
     "spectrum",
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def resample(signal: Tensor, sample_rate: float) -> Tensor:
 
 def nal_r(signal: Tensor, levels: NDArray[np.float64], sizes: list[int]) -> Tensor:
     """Amplify each item as `ear.nal_r` does; `sizes` has the samples of each, `levels` is (item, 6) in dB HL."""
-    firs = torch.from_numpy(np.stack([ear.nal_r_filter(one) for one in levels])).to(signal)
+    firs = torch.from_numpy(np.stack([ear.nal_r_filter(losses) for losses in levels])).to(signal)
     padded = _fast_length(signal.shape[-1] + firs.shape[-1] - 1)
     amplified = torch.fft.irfft(torch.fft.rfft(signal, padded) * torch.fft.rfft(firs, padded), padded)
     return clear(amplified[..., ear.NAL_R_ORDER : ear.NAL_R_ORDER + signal.shape[-1]], [(0, size) for size in sizes])
@@ -99,7 +99,7 @@ def _fast_length(size: int) -> int:
 
 
 def spectrum(signal: Tensor) -> Tensor:
-    """Spectrum of `signal` after the middle ear, padded for the filter bank: (item, 1, frequency), all of them."""
+    """Return the spectrum of `signal` after the middle ear, padded for the filter bank: (item, 1, frequency)."""
     size = _fast_length(signal.shape[-1] + DECAY)
     phase = 2.0 * np.pi * np.arange(size) / size
     low, high = (dsp.freqz(b, a, phase)[1] for b, a in ear.middle_ear_filters())
@@ -117,14 +117,14 @@ def spans(signal: Tensor, sizes: list[int]) -> list[Span]:
 
 
 def half_phase_tangent(centre: Tensor, size: int) -> Tensor:
-    """Tangent of half the phase between each frequency and the band's centre: (band, frequency)."""
+    """Return the tangent of half the phase between each frequency and the band's centre: (band, frequency)."""
     half = torch.arange(size, dtype=torch.float64, device=centre.device) * (math.pi / size)
     band = (math.pi / SAMPLE_RATE * centre)[:, None]
     return torch.tan(half - band).clamp(-LARGEST_TANGENT, LARGEST_TANGENT)
 
 
 def gammatone(spectrum: Tensor, tangent: Tensor, bandwidth_hz: Tensor, spans: list[Span], time: int) -> Tensor:
-    """Analytic output of the gammatone filters: its modulus is the envelope, its real part the BM motion."""
+    """Return the analytic output of the gammatone filters: its modulus is the envelope, its real part the BM motion."""
     decay = 2.0 * math.pi / SAMPLE_RATE * ear.ERB_TO_GAMMATONE * bandwidth_hz.expand(len(spectrum), -1)
     pole = torch.exp(-decay)
     ratio = 1.0 / torch.tanh(0.5 * decay)  # (1 + pole) / (1 - pole), without cancellation
@@ -171,7 +171,7 @@ def _response(tangent: Tensor, r: Tensor, p: Tensor) -> Tensor:
 
 
 def _along(product: Tensor, tangent: Tensor, value: Tensor) -> Tensor:
-    """Real part of the sum over frequencies of `product` times the conjugate of j t / (1 + j value t)."""
+    """Return the real part of the sum over frequencies of `product` times the conjugate of j t / (1 + j value t)."""
     scaled = value[..., None] * tangent
     # conj(j t / (1 + j v t)) = (v t^2 - j t) / (1 + v^2 t^2)
     return (tangent / (1.0 + scaled.square()) * (product.real * scaled + product.imag)).sum(-1)
@@ -233,14 +233,14 @@ class _Cut(torch.autograd.Function):
 
 
 def cut(
-    rows: Tensor, moves: list[int], available: list[int], wanted: list[int], time: int, first: list[int] | None = None
+    rows: Tensor, moves: list[int], available: list[int], ends: list[int], time: int, first: list[int] | None = None
 ) -> Tensor:
-    """Take ``rows[row, n + moves[row]]`` as sample n of the result, (row, time), for ``first <= n < wanted``.
+    """Take ``rows[row, n + moves[row]]`` as sample n of the result, (row, time), for ``first <= n < ends``.
 
     Zeros come in for samples before 0 and from ``available[row]`` on.
     """
     ranges = []
-    for move, begin, size, end in zip(moves, first or [0] * len(rows), available, wanted, strict=True):
+    for move, begin, size, end in zip(moves, first or [0] * len(rows), available, ends, strict=True):
         start = min(max(begin, -move), end)
         ranges.append((start, max(start, min(end, size - move)), move))
     result: Tensor = _Cut.apply(rows, ranges, time)

@@ -1,28 +1,28 @@
 """Knobs for every stage of the chain, for people in JupyterLab: turn one and hear, see and read what changes.
 
 Sound, levels, spectra and clipped shares follow a knob at once; how it sounds to the listener and HAAQI are computed in
-the background, marked as pending until they are there, and dropped when a knob moves again. Two threads do the work,
+the background, marked as pending until they are ready, and dropped when a knob moves again. Two threads do the work,
 one for each: a request that has been overtaken is skipped, so that dragging a knob never makes a queue. There is no
-`ipywidgets.Output` and no `interact`, which stop a notebook that is run without a browser.
+`ipywidgets.Output` and no `interact`, because they stop a notebook that is run without a browser.
 """
 
 import functools
-import io
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from html import escape
+from pathlib import Path
 from typing import Any
 
+import anywidget
 import ipywidgets as ipw
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+import traitlets
 from matplotlib.figure import Figure
-from matplotlib.image import imsave
 
 from cadenza_lib import figures
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT
@@ -32,26 +32,30 @@ from cadenza_lib.core.errors import CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Split
 from cadenza_lib.data.listeners import (
     BISGAARD_THRESHOLDS_DB_HL,
+    Audiogram,
     Listener,
     ear_audiogram,
     pure_tone_average_db_hl,
     standard_audiogram,
 )
 from cadenza_lib.data.opening import open_corpus
+from cadenza_lib.figures.common import LiveFigure
 from cadenza_lib.listening import stages
-from cadenza_lib.listening.player import Take, describe_take
+from cadenza_lib.listening.player import PlayerWidget, Take, describe_take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages
-from cadenza_lib.listening.widgets import AudiogramWidget, LatestTask, PlayerWidget
 from cadenza_lib.separation.separators import BOUNDS, DEMO_MODELS
 
-__all__ = ["Explorer", "draw_stages"]
+__all__ = ["AUDIOGRAM_FREQUENCIES", "AudiogramWidget", "Explorer", "LatestTask", "draw_stages"]
+
+AUDIOGRAM_FREQUENCIES = (250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
+"""Frequencies of the points that can be dragged, in Hz, among them all that NAL-R and HAAQI read."""
 
 _LOGGER = logging.getLogger(__name__)
 
 _GAIN_LIMIT_DB = 20.0
 _LEVEL_LIMIT_DB = 24.0
 _SCENES_IN_MEMORY = 4
-_TURNED = ("remixed", "output", "reference_amplified")  # takes that follow the knobs, and are drawn
+_TURNED = ("remixed", "output", "reference_amplified")  # takes that follow the knobs and are drawn
 _PARTS = ("cepstral_correlation", "fine_structure", "loudness", "spectrum", "nonlinear", "linear")  # of HAAQI
 _NUMBERS_STYLE = """<style>.cadenza-numbers table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 .cadenza-numbers th, .cadenza-numbers td { padding: 3px 14px 3px 0; text-align: right; font-weight: 400; }
@@ -59,6 +63,8 @@ _NUMBERS_STYLE = """<style>.cadenza-numbers table { border-collapse: collapse; f
 .cadenza-numbers td[data-name="haaqi"] { font-weight: 700; } .cadenza-explorer img { border-radius: 8px; }
 [data-jp-theme-light="false"] .cadenza-explorer img { filter: invert(.93) hue-rotate(180deg); }</style>"""
 _WRAP = {"flex_flow": "row wrap"}
+_COLUMN = {"flex": "1 1 420px"}
+_SLIDER = {"style": {"description_width": "11em"}, "layout": {"width": "auto"}}
 _OWN = "as drawn"  # in the choice of standard audiograms: the listener's, or dragged by hand
 
 
@@ -74,17 +80,62 @@ def draw_stages(heard: Sequence[Take], setting: Setting) -> Figure:
     return figure
 
 
+class AudiogramWidget(anywidget.AnyWidget):
+    """The audiograms of both ears in dB HL at `AUDIOGRAM_FREQUENCIES`, with points to drag."""
+
+    _esm = Path(__file__).with_name("audiogram.js")
+    frequencies = traitlets.List(list(AUDIOGRAM_FREQUENCIES)).tag(sync=True)
+    left = traitlets.List([0.0] * len(AUDIOGRAM_FREQUENCIES)).tag(sync=True)
+    right = traitlets.List([0.0] * len(AUDIOGRAM_FREQUENCIES)).tag(sync=True)
+
+    def show(self, ear: str, audiogram: Audiogram) -> None:
+        """Move the points of an ear to an audiogram."""
+        setattr(self, ear, audiogram.resample(np.array(AUDIOGRAM_FREQUENCIES, dtype=float)).levels.tolist())
+
+    def listener(self) -> Listener:
+        """Return a listener with the ears that are shown."""
+        left, right = (Audiogram(np.array(getattr(self, ear)), np.array(AUDIOGRAM_FREQUENCIES)) for ear in EARS)
+        return Listener(left, right, id="explored")
+
+
+class LatestTask:
+    """A thread that runs the newest of the tasks it is given, and skips those that were overtaken while they waited."""
+
+    def __init__(self, on_error: Callable[[Exception], None]) -> None:
+        # If torch ran threads of its own in each of these threads, they would wait for each other and burn the CPU.
+        self._pool = ThreadPoolExecutor(1, "cadenza", initializer=torch.set_num_threads, initargs=(1,))
+        self._on_error = on_error
+        self._newest: Future[None] | None = None
+        self._number = 0
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Run a task after the one that is running now, instead of any that waits."""
+        self._number += 1
+        self._newest = self._pool.submit(self._run, task, self._number)
+
+    def wait(self) -> None:
+        """Wait for the task that was submitted last."""
+        if self._newest is not None:
+            self._newest.result()
+
+    def _run(self, task: Callable[[], None], number: int) -> None:
+        if number != self._number:
+            return
+        try:
+            task()
+        except Exception as error:  # raised in a thread it would reach nobody
+            self._on_error(error)
+
+
 class Explorer(ipw.VBox):
     """The knobs of one excerpt: scene, listener, systems, gains, fusion, output level and audiogram.
 
-    The first answer is computed before the widget is shown, so that data that cannot be used stop the cell.
+    The first answer is computed before the widget is shown, so that unusable data stop the cell.
 
     Parameters
     ----------
-    corpus
-        "demo" or the path of a corpus.
-    split
-        Name of the split.
+    corpus, split
+        "demo" or the path of a corpus, and the name of a split.
     scene, listener
         Ids to begin with.
     systems
@@ -118,10 +169,10 @@ class Explorer(ipw.VBox):
         self._split, self._part, self._device = split, (start_s, duration_s), device
         self._corpus = open_corpus(corpus)
         self._excerpts: dict[tuple[Any, ...], Excerpt] = {}
-        self._quick, self._slow = LatestTask(self._fail), LatestTask(self._fail)
+        self._quick, self._slow = LatestTask(self._show_error), LatestTask(self._show_error)
         self._steady_key: tuple[Any, ...] = ()  # what the player's steady takes were made with
-        self._turns = 0  # of all knobs: what belongs to an earlier one is out of date
-        self._quiet = False  # while knobs are set by the program
+        self._turns = 0  # of all knobs: an answer to an earlier turn is out of date
+        self._quiet = False  # whether the program, not a person, is turning knobs
         self._turned_s = time.monotonic()
         self._make_knobs(scene, listener, systems)
         self.player = PlayerWidget()
@@ -133,56 +184,46 @@ class Explorer(ipw.VBox):
         self._set_listener()
         self._set_systems()
         excerpt, setting = self._excerpt(), self._setting()
-        with figures.style():  # sets global parameters for a moment, which threads must not
+        with figures.style():  # here, because it sets global parameters for a moment, which threads must not do
             takes = stages.stage_takes(stages.run_chain(excerpt, setting))
-            self._figure = draw_stages([takes[name] for name in _TURNED], setting)
-            self._canvas, self._background = _freeze(self._figure)
+            self._figure = LiveFigure(draw_stages([takes[name] for name in _TURNED], setting))
         self._turned_s = time.monotonic()
         self._answer()
         self._watch()
 
     def wait(self) -> None:
-        """Wait until all that was asked for is there."""
+        """Wait until every answer is shown."""
         self._quick.wait()
         self._slow.wait()
 
     def _make_knobs(self, scene: str, listener: str, systems: Sequence[str]) -> None:
         split = self._corpus.split(self._split)
-        for name, known, kind in ((scene, split.scenes, "scene"), (listener, split.listeners, "listener")):
-            if name not in known:
-                raise ParameterError(f"{kind} {name!r} is not in split {self._split!r}; it has {', '.join(known)}.")
+        for name, names, kind in ((scene, split.scenes, "scene"), (listener, split.listeners, "listener")):
+            if name not in names:
+                raise ParameterError(f"{kind} {name!r} is not in split {self._split!r}; it has {', '.join(names)}.")
         self.corpus = ipw.Text(self._corpus.name, description="Corpus", continuous_update=False)
         self.scene = ipw.Dropdown(options=_scene_options(split), value=scene, description="Scene")
         self.listener = ipw.Dropdown(options=list(split.listeners), value=listener, description="Listener")
         offered = list(dict.fromkeys([*systems, *DEMO_MODELS, *BOUNDS]))
         self.systems = ipw.SelectMultiple(options=offered, value=list(systems), rows=4, description="Systems")
-        self.gains = {
-            stem: _slider(stem.capitalize(), 0.0, -_GAIN_LIMIT_DB, _GAIN_LIMIT_DB, 0.5, "+.1f") for stem in STEMS
-        }
-        self.mixture_weight = _slider("Mixture", MIXTURE_WEIGHT, 0.0, 1.0, 0.01, ".2f")
+        self.gains = {stem: _level_slider(stem.capitalize(), _GAIN_LIMIT_DB) for stem in STEMS}
+        self.mixture_weight = _share_slider("Mixture", MIXTURE_WEIGHT, 0.01)
         self.model_weights: dict[str, ipw.FloatSlider] = {}
         self._weights_box = ipw.VBox()
-        self.output_level_db = _slider("Level", 0.0, -_LEVEL_LIMIT_DB, _LEVEL_LIMIT_DB, 0.5, "+.1f")
+        self.output_level_db = _level_slider("Level", _LEVEL_LIMIT_DB)
         self.audiogram = AudiogramWidget()
         choices = [_OWN, *BISGAARD_THRESHOLDS_DB_HL]
         self.standard = {ear: ipw.Dropdown(options=choices, description=f"{ear.capitalize()} ear") for ear in EARS}
 
     def _layout(self) -> list[ipw.Widget]:
-        def heading(text: str) -> ipw.HTML:
-            return ipw.HTML(f"<b>{text}</b>")
-
-        knobs = [heading("Gains of the stems (dB)"), *self.gains.values()]
-        knobs += [heading("Fusion: share of the mixture, weights of the systems"), self.mixture_weight]
-        knobs += [self._weights_box, heading("Level before the clip (dB)"), self.output_level_db]
-        ears = ipw.VBox([self.audiogram, ipw.HBox(list(self.standard.values()), layout=_WRAP)])
-        ears.layout = {"flex": "1 1 420px"}
+        knobs = [ipw.HTML("<b>Gains of the stems (dB)</b>"), *self.gains.values()]
+        knobs += [ipw.HTML("<b>Fusion: share of the mixture, weights of the systems</b>"), self.mixture_weight]
+        knobs += [self._weights_box, ipw.HTML("<b>Level before the clip (dB)</b>"), self.output_level_db]
+        ears = [self.audiogram, ipw.HBox(list(self.standard.values()), layout=_WRAP)]
         return [
             ipw.HBox([ipw.VBox([self.corpus, self.scene, self.listener]), self.systems], layout=_WRAP),
-            ipw.HBox([ipw.VBox(knobs, layout={"flex": "1 1 420px"}), ears], layout=_WRAP),
-            self.player,
-            self.status,
-            self.numbers,
-            self.picture,
+            ipw.HBox([ipw.VBox(knobs, layout=_COLUMN), ipw.VBox(ears, layout=_COLUMN)], layout=_WRAP),
+            *(self.player, self.status, self.numbers, self.picture),
         ]
 
     def _watch(self) -> None:
@@ -206,20 +247,20 @@ class Explorer(ipw.VBox):
             try:
                 consequence()
             except CadenzaError as error:
-                self._fail(error)
+                self._show_error(error)
                 return
             finally:
                 self._quiet = False
             self._turns += 1
             self.player.pending = True
-            self._tell("Computing …")
+            self._show_status("Computing …")
             self._quick.submit(self._answer)
 
         return observer
 
     def _set_corpus(self) -> None:
         corpus = open_corpus(self.corpus.value)
-        split = corpus.split(self._split)  # before anything is changed
+        split = corpus.split(self._split)  # may fail, and then nothing has been changed
         self._corpus = corpus
         self.scene.options, self.listener.options = _scene_options(split), list(split.listeners)
         self._set_scene()
@@ -245,14 +286,18 @@ class Explorer(ipw.VBox):
 
     def _set_systems(self) -> None:
         chosen = self.systems.value
-        self.model_weights = {name: _slider(name, 1.0, 0.0, 1.0, 0.05, ".2f") for name in chosen}
+        self.model_weights = {name: _share_slider(name, 1.0, 0.05) for name in chosen}
         for slider in self.model_weights.values():
             slider.observe(self._changed(), "value")
         self._weights_box.children = list(self.model_weights.values()) if len(chosen) > 1 else []
 
+    def _excerpt_key(self) -> tuple[Any, ...]:
+        return self._corpus.name, self.scene.value, self.systems.value
+
     def _excerpt(self) -> Excerpt:
-        key = (self._corpus.name, self.scene.value, self.systems.value)
+        key = self._excerpt_key()
         if key not in self._excerpts:
+            self._show_status(f"Reading and separating {escape(self.scene.value)} …")
             while len(self._excerpts) >= _SCENES_IN_MEMORY:
                 self._excerpts.pop(next(iter(self._excerpts)))
             self._excerpts[key] = stages.load_excerpt(
@@ -278,19 +323,18 @@ class Explorer(ipw.VBox):
     def _answer(self) -> None:
         """Compute and show all that is quick, then ask for the rest."""
         turned_s, turn = self._turned_s, self._turns
-        if (key := (self._corpus.name, self.scene.value, self.systems.value)) not in self._excerpts:
-            self._tell(f"Reading and separating {escape(self.scene.value)} …")
         excerpt, setting = self._excerpt(), self._setting()
         current = stages.run_chain(excerpt, setting)
         takes = stages.stage_takes(current)
+        turned = [takes[name] for name in _TURNED]
         with self.player.hold_sync():
-            self.player.turned = _describe([takes[name] for name in _TURNED])
+            self.player.turned = _describe(turned)
             self.player.title = f"{excerpt.song.name}, {self.scene.value}"
             self.player.pending = True
         self.numbers.value = _numbers_html(setting.listener, current)
-        self._update_picture([takes[name] for name in _TURNED], setting)
-        self._tell(f"Answered in {1000 * (time.monotonic() - turned_s):.0f} ms; HAAQI and hearing are pending …")
-        steady_key = (*key, setting.chain.model_weights, setting.chain.mixture_weight)
+        self._update_picture(turned, setting)
+        self._show_status(f"Answered in {1000 * (time.monotonic() - turned_s):.0f} ms; HAAQI and hearing are pending …")
+        steady_key = (*self._excerpt_key(), setting.chain.model_weights, setting.chain.mixture_weight)
         if steady_key != self._steady_key:
             self.player.steady = _describe([takes["mixture"], *stages.stem_takes(stages.fused_stems(excerpt, setting))])
             self._steady_key = steady_key
@@ -308,56 +352,34 @@ class Explorer(ipw.VBox):
             return
         with self.player.hold_sync():
             self.player.heard, self.player.pending = [heard], False
-        self._tell("Ready.")
+        self._show_status("Ready.")
 
     def _update_picture(self, takes: Sequence[Take], setting: Setting) -> None:
-        """Draw the lines of the figure on what was frozen: ten times as fast as drawing it anew."""
         table, gains = stages.spectrum_table(takes), stages.gain_table(setting)
         *spectra, gain = self._figure.axes
-        for axes, ear in zip(spectra, EARS, strict=True):
+        for axes, ear, gain_line in zip(spectra, EARS, gain.lines, strict=True):
             for line, take in zip(axes.lines, takes, strict=True):
                 line.set_ydata(table[(table["ear"] == ear) & (table["signal"] == take.name)]["level_db"])
-        for line, ear in zip(gain.lines, EARS, strict=True):
-            line.set_ydata(gains[gains["ear"] == ear]["gain_db"])
-        self._canvas.restore_region(self._background)
-        for axes in self._figure.axes:
-            for line in axes.lines:
-                axes.draw_artist(line)
-        picture = io.BytesIO()
-        pixels = np.asarray(self._canvas.buffer_rgba())
-        imsave(picture, pixels, format="png", origin="upper", pil_kwargs={"compress_level": 1})
-        self.picture.value = picture.getvalue()
+            gain_line.set_ydata(gains[gains["ear"] == ear]["gain_db"])
+        self.picture.value = self._figure.png()
 
-    def _tell(self, html: str) -> None:
+    def _show_status(self, html: str) -> None:
         self.status.value = f'<span class="cadenza-status">{html}</span>'
 
-    def _fail(self, error: Exception) -> None:
+    def _show_error(self, error: Exception) -> None:
         if not isinstance(error, CadenzaError):
             _LOGGER.error("The explorer failed.", exc_info=error)
-        self._tell(f'<b style="color: #e5484d">{escape(str(error) or type(error).__name__)}</b>')
+        self._show_status(f'<b style="color: #e5484d">{escape(str(error) or type(error).__name__)}</b>')
 
 
-def _freeze(figure: Figure) -> tuple[FigureCanvasAgg, Any]:
-    """Draw all of a figure but its lines, and return its canvas and what was drawn."""
-    for axes in figure.axes:
-        for line in axes.lines:
-            line.set_animated(True)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas, canvas.copy_from_bbox(figure.bbox)
+def _level_slider(description: str, limit_db: float) -> ipw.FloatSlider:
+    limits = {"min": -limit_db, "max": limit_db, "step": 0.5}
+    return ipw.FloatSlider(value=0.0, readout_format="+.1f", description=description, **limits, **_SLIDER)
 
 
-def _slider(description: str, value: float, low: float, high: float, step: float, form: str) -> ipw.FloatSlider:
-    return ipw.FloatSlider(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        readout_format=form,
-        description=description,
-        style={"description_width": "11em"},
-        layout={"width": "auto"},
-    )
+def _share_slider(description: str, value: float, step: float) -> ipw.FloatSlider:
+    limits = {"min": 0.0, "max": 1.0, "step": step}
+    return ipw.FloatSlider(value=value, readout_format=".2f", description=description, **limits, **_SLIDER)
 
 
 def _scene_options(split: Split) -> list[tuple[str, str]]:
@@ -371,7 +393,7 @@ def _describe(takes: Sequence[Take]) -> list[dict[str, Any]]:
 
 
 def _numbers_html(listener: Listener, current: Stages, scores: pd.DataFrame | None = None) -> str:
-    """Return the table of both ears; scores that are not there yet are pending."""
+    """Return the table of both ears; without scores, these are pending."""
     header = ["Ear", "PTA (dB HL)", "Clipped", "HAAQI", *(name.replace("_", " ") for name in _PARTS)]
     lines = ["<tr>" + "".join(f"<th>{name}</th>" for name in header) + "</tr>"]
     for index, ear in enumerate(EARS):

@@ -4,7 +4,7 @@ All takes start at the same sample and run together; keys 1 to 9 choose which on
 of the signals, computed here; clipped samples are marked where the signals have them, whatever the codec makes of them.
 Nothing is normalised: level matching, where it is on, is marked so; it gives all takes the highest common loudness
 at which none clips, and shows the gain of each. Takes beyond full scale turn all of them down by one amount, which the
-player tells.
+player shows.
 
 The HTML needs no network and no second file, and looks the same in JupyterLab, in nbconvert's pages and alone. Audio in
 pages is Ogg Vorbis, a quarter of FLAC's size, whose first sample is the signal's first sample in every browser. (MP3
@@ -16,21 +16,22 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import anywidget
 import numpy as np
 import soundfile
 import torch
+import traitlets
 
 from cadenza_lib.audio.acoustics import INT16_SCALE, check_signal
 from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.core.files import atomic_path
 
-__all__ = ["MAX_TAKES", "Player", "Take", "describe_take", "player_script"]
+__all__ = ["Player", "PlayerWidget", "Take", "describe_take"]
 
 MAX_TAKES = 9
 """One for each of the keys 1 to 9."""
@@ -43,6 +44,25 @@ _STORED_PEAK = 0.9  # of every encoded signal: codecs overshoot, take no sample 
 _VORBIS_LEVEL = 0.4  # libsndfile's compression level: quality 6 of 10, about 190 kbit/s for full stereo
 _VORBIS_BLOCK = 1 << 16  # libsndfile's encoder keeps a written block on the stack
 _COLUMNS = 550  # of the drawn waveform, for each channel
+
+_SCRIPT = Path(__file__).with_name("player.js").read_text(encoding="utf-8")  # defines `mountPlayer(host, matched)`
+_WIDGET_SCRIPT = """
+export default {
+  render({ model, el }) {
+    const host = document.createElement("div");
+    host.className = "cadenza-player";
+    el.append(host);
+    const player = mountPlayer(host, true);
+    const refresh = () => {
+      const heard = model.get("heard").map((take) => ({ ...take, pending: model.get("pending") }));
+      player.update([...model.get("steady"), ...model.get("turned"), ...heard], model.get("title"));
+    };
+    model.on("change", refresh);
+    refresh();
+    return () => { model.off("change", refresh); player.close(); };
+  },
+};
+"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +123,7 @@ class Player:
         return (
             f'<div class="cadenza-player"><p>{escape(self.title)} ({names}): '
             f"run this cell, or trust the notebook, to listen.</p></div>\n"
-            f"<script>(() => {{\n{player_script()}\n"
+            f"<script>(() => {{\n{_SCRIPT}\n"
             f"const data = {data};\n"
             f"const host = document.currentScript.parentElement.querySelector('.cadenza-player');\n"
             f"mountPlayer(host, {json.dumps(self.matched)}).update(data.takes, data.title);\n}})();</script>"
@@ -121,6 +141,22 @@ class Player:
         with atomic_path(path) as temporary:
             temporary.write_text(page, encoding="utf-8")
         return path
+
+
+class PlayerWidget(anywidget.AnyWidget):
+    """The listening player as a widget: takes can be replaced while it plays, without a gap.
+
+    Each list holds takes as from `describe_take`. Those in `steady` seldom change and need not be sent again when those
+    in `turned` do; `pending` marks the ones in `heard` as out of date. Level matching is on at first, because the
+    amplified reference goes far beyond full scale.
+    """
+
+    _esm = _SCRIPT + _WIDGET_SCRIPT
+    title = traitlets.Unicode().tag(sync=True)
+    steady: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    turned: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    heard: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+    pending = traitlets.Bool(False).tag(sync=True)
 
 
 def describe_take(take: Take, lossless: bool = False) -> dict[str, Any]:
@@ -160,12 +196,6 @@ def describe_take(take: Take, lossless: bool = False) -> dict[str, Any]:
         "media_type": "audio/flac" if lossless else "audio/ogg",
         "audio": _encode(signal * stored_scale, take.sample_rate, lossless),
     }
-
-
-@cache
-def player_script() -> str:
-    """Return the script that defines `mountPlayer(host)`; see `player.js`."""
-    return Path(__file__).with_name("player.js").read_text(encoding="utf-8")
 
 
 def _encode(signal: np.ndarray, sample_rate: int, lossless: bool) -> bytes:

@@ -2,11 +2,10 @@
 
     out_dir/  sweep.json    corpus, models and how they are mixed; another sweep is refused
               scores.csv    one row per candidate and pair, written as soon as it is known; see `identity`
-              search.db     the optimiser's trials (Optuna, SQLite)
               estimates/    the models' stems, unless another directory is given
 
 A candidate that has been scored on a pair is never scored again, so that a sweep that was stopped goes on, and grids
-and searches share what they have in common. One process at a time scores, and one searches; another waits. The best of
+and searches share what they have in common. One process at a time scores; another waits. The best of
 a search is best on the pairs it was searched on by construction, partly by luck: `search_and_test` gives pairs of other
 songs to report it on.
 """
@@ -20,7 +19,7 @@ from concurrent.futures import BrokenExecutor, Executor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,7 +30,6 @@ from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.files import (
     as_tuples,
-    locked,
     make_directory,
     parse_number,
 )
@@ -45,18 +43,13 @@ from cadenza_lib.scoring.kept import KeptRows
 from cadenza_lib.separation.estimates import cached_separator, model_identity
 from cadenza_lib.separation.separators import Separator
 
-if TYPE_CHECKING:
-    import optuna
-
 __all__ = [
     "CANDIDATE_COLUMNS",
     "PairSet",
-    "Space",
     "Sweep",
     "best_of",
     "candidate_of",
     "grid",
-    "search",
     "search_and_test",
     "simplex_grid",
 ]
@@ -67,9 +60,6 @@ CANDIDATE_COLUMNS = tuple(field.name for field in fields(ChainSettings))
 _LOGGER = logging.getLogger(__name__)
 
 _COLUMNS = ("split", *CANDIDATE_COLUMNS, *COLUMNS)
-
-BATCH = 8
-"""Trials that the optimiser proposes at a time: a scene's bases are then built once for all of them."""
 
 _Key = tuple[str, Pair, ChainSettings]  # split, and what is scored
 
@@ -303,7 +293,7 @@ class Sweep:
     @contextmanager
     def _locked_table(self) -> Iterator[KeptRows]:
         """Keep other processes from scoring, drop rows that something else has decided, and read the others."""
-        products = ("scores.csv", "sweep.json", "search.db", "personal", "estimates")
+        products = ("scores.csv", "sweep.json", "personal", "estimates")
         with results_lock(self.out_dir / ".scores.lock", *products):
             table = KeptRows(self.out_dir / "scores.csv", _COLUMNS, self._identity_of_row)
             claim(self.out_dir / "sweep.json", self._settings, (), ("corpus", "models"), table.are_of_these_settings)
@@ -409,188 +399,3 @@ def best_of(scores: pd.DataFrame) -> ChainSettings:
     """Return the candidate with the highest mean score in a table of `Sweep.scores`."""
     means = scores.groupby(list(CANDIDATE_COLUMNS), sort=False)["score"].mean()
     return candidate_of(dict(zip(CANDIDATE_COLUMNS, means.index[int(means.argmax())], strict=True)))
-
-
-@dataclass(frozen=True)
-class Space:
-    """What the optimiser varies."""
-
-    n_models: int
-    max_mixture_weight: float = 0.5
-    output_level_db: tuple[float, float] = (0.0, 0.0)  # lowest and highest gain before the clip; equal: not varied
-    per_stem: bool = False  # model weights for each stem
-    n_stems: int = 4
-    base: ChainSettings = OFFICIAL  # what is not varied
-
-    def __post_init__(self) -> None:
-        """Refuse bounds that cannot be used."""
-        low, high = self.output_level_db
-        if not (self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -60 <= low <= high <= 60):
-            raise ParameterError(
-                f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, both "
-                f"from -60 to 60 dB, and a model; it has {self.max_mixture_weight}, {low} to {high} dB and "
-                f"{self.n_models}."
-            )
-
-    def names(self) -> dict[str, tuple[float, float]]:
-        """Return the bounds of each number that is varied."""
-        sets = range(self.n_stems if self.per_stem else 1)
-        sticks = [f"stick_{number}_{index}" for number in sets for index in range(self.n_models - 1)]
-        bounds = dict.fromkeys(sticks, (0.0, 1.0))
-        bounds["mixture_weight"] = (0.0, self.max_mixture_weight)
-        bounds["output_level_db"] = self.output_level_db
-        return {name: (low, high) for name, (low, high) in bounds.items() if low < high}
-
-    def candidate(self, values: Mapping[str, float]) -> ChainSettings:
-        """Return the candidate that a trial's numbers stand for.
-
-        Weights on the simplex come from breaking a stick: the first model takes `1 - u^(1/(K-1))` of it, and so on, so
-        that uniform numbers give uniform weights.
-        """
-        sets = []
-        for number in range(self.n_stems if self.per_stem else 1):
-            left, weights = 1.0, []
-            for index in range(self.n_models - 1):
-                kept = values[f"stick_{number}_{index}"] ** (1 / (self.n_models - 1 - index))
-                weights.append(left * (1 - kept))
-                left *= kept
-            sets.append((*weights, left))
-        model_weights = tuple(zip(*sets, strict=True)) if self.per_stem else sets[0]
-        level = values.get("output_level_db", self.output_level_db[0])
-        share = values.get("mixture_weight", 0.0)
-        return replace(self.base, model_weights=model_weights, mixture_weight=share, output_level_db=level)
-
-    def values(self, candidate: ChainSettings) -> dict[str, float]:
-        """Return the numbers that stand for a candidate, moved into the bounds; the inverse of `candidate`."""
-        weights = np.array(candidate.model_weights, dtype=float).reshape(self.n_models, -1)
-        weights = np.broadcast_to(weights, (self.n_models, self.n_stems))
-        values = {"mixture_weight": candidate.mixture_weight, "output_level_db": candidate.output_level_db}
-        for number, column in enumerate(weights.T):
-            left = np.cumsum(column[::-1])[::-1]  # what the first models leave
-            for index in range(self.n_models - 1):
-                kept = left[index + 1] / left[index] if left[index] > 0 else 0.0
-                values[f"stick_{number}_{index}"] = float(kept ** (self.n_models - 1 - index))
-        return {name: float(np.clip(values[name], low, high)) for name, (low, high) in self.names().items()}
-
-
-def search(
-    sweep: Sweep, on: PairSet, space: Space, n_trials: int, seed: int = 0, start: ChainSettings | None = None
-) -> list[ChainSettings]:
-    """Look for the candidate with the highest mean HAAQI, and return all that were tried, in their order.
-
-    The optimiser is Optuna's tree-structured Parzen estimator (J. Bergstra et al., "Algorithms for hyper-parameter
-    optimization", NeurIPS 2011). Its trials lie in `search.db`. Each number that it draws depends on `seed`, its place
-    and the trials of earlier batches alone: a search that was stopped at any moment tries the same candidates as an
-    unbroken one, as long as `n_trials`, `seed`, `space` and `start` stay the same (and Optuna's version).
-
-    Parameters
-    ----------
-    sweep
-        Where candidates are scored.
-    on
-        The pairs to search on.
-    space
-        What is varied.
-    n_trials
-        Number of candidates to try, counted over all calls.
-    seed
-        Of the optimiser.
-    start
-        ChainSettings to try first, such as the best of a grid.
-
-    Raises
-    ------
-    ParameterError
-        If there is no trial to make, or `search.db` holds another search, or cannot be read or written.
-    """
-    if n_trials < 1:
-        raise ParameterError(f"n_trials {n_trials} must be at least 1.")
-    with locked(sweep.out_dir / ".search.lock"), _quiet_optuna(), _database_errors(sweep.out_dir / "search.db"):
-        study = _study(sweep, on, space, seed, start)
-        while batch := _next_batch(study, space, n_trials, seed):
-            candidates = [space.candidate(trial.params) for trial in batch]
-            scores = sweep.scores(candidates, on)["score"].to_numpy().reshape(len(candidates), -1)
-            for trial, value in zip(batch, scores.mean(1), strict=True):
-                if not trial.state.is_finished():
-                    study.tell(trial.number, float(value))
-        return [space.candidate(trial.params) for trial in study.get_trials(deepcopy=False)[:n_trials]]
-
-
-@contextmanager
-def _quiet_optuna() -> Iterator[None]:
-    import optuna  # slow to import
-
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def _database_errors(path: Path) -> Iterator[None]:
-    """Turn what a full disk or a damaged file does to the optimiser into one sentence."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        reason = getattr(cause, "orig", None) or cause
-        raise ParameterError(
-            f"{path} cannot be used ({reason}); make room, or move it away and search again, which keeps all scores."
-        ) from error
-
-
-def _study(sweep: Sweep, on: PairSet, space: Space, seed: int, start: ChainSettings | None) -> "optuna.Study":
-    """Open the study of a search, or begin it."""
-    import optuna
-    from sqlalchemy import URL
-
-    url = URL.create("sqlite", database=str(sweep.out_dir / "search.db"))
-    study = optuna.create_study(
-        storage=url.render_as_string(), study_name="fusion", direction="maximize", load_if_exists=True
-    )
-    pairs = digest(str(on), [sweep.pair_identity(on.split, pair) for pair in on.pairs])
-    asked = {"space": str(space), "set of pairs": pairs, "seed": seed, "start": str(start)}
-    for name, value in asked.items():
-        if study.user_attrs.get(name, value) != value:
-            raise ParameterError(
-                f"{sweep.out_dir / 'search.db'} holds a search with another {name}; choose another directory, or "
-                f"search again with --force."
-            )
-        study.set_user_attr(name, value)
-    if start is not None and not study.get_trials(deepcopy=False):
-        study.enqueue_trial(space.values(start))
-    return study
-
-
-def _next_batch(study: "optuna.Study", space: Space, n_trials: int, seed: int) -> list["optuna.trial.FrozenTrial"]:
-    """Return the trials of the first batch that is not finished, all with their numbers drawn; none at the end."""
-    import optuna
-
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != optuna.trial.TrialState.WAITING]
-    running = [trial.number for trial in trials if not trial.state.is_finished()]
-    first = min(running, default=len(trials)) // BATCH * BATCH
-    last = min(first + BATCH, n_trials)
-    if not running and len(trials) >= n_trials:
-        return []
-    for number in range(first, last):
-        if number < len(trials) and trials[number].state.is_finished():
-            continue
-        trial = optuna.trial.Trial(study, trials[number]._trial_id) if number < len(trials) else study.ask()
-        for place, (name, (low, high)) in enumerate(space.names().items()):
-            study.sampler = _sampler(seed, number, place)
-            trial.suggest_float(name, low, high)
-    return study.get_trials(deepcopy=False)[first:last]
-
-
-def _sampler(*seeds: int) -> "optuna.samplers.TPESampler":
-    import optuna
-
-    # Numbers are drawn one by one and from finished trials alone: others depend on where an earlier call stopped.
-    return optuna.samplers.TPESampler(
-        seed=int(np.random.SeedSequence(seeds).generate_state(1)[0]), multivariate=False, constant_liar=False
-    )

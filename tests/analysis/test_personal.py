@@ -19,6 +19,7 @@ from cadenza_lib.analysis.personal import (
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.scenes import Pair
+from cadenza_lib.data.tiny import tiny_corpus, tiny_listener, tiny_song
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.scoring.sweep import PairSet, Sweep, grid

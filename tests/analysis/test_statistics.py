@@ -1,6 +1,7 @@
 """Inference from repeated measures: against scipy and statsmodels, and on simulated listeners with a known answer."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -10,12 +11,14 @@ from scipy import stats
 
 from cadenza_lib.analysis import statistics
 from cadenza_lib.analysis.statistics import (
-    bootstrap_interval,
-    bootstrap_weights,
+    bootstrap,
     correlation_table,
+    mean_interval,
+    mixed_model,
     partial_correlation_table,
     regression_line,
 )
+from cadenza_lib.data.scenes import seeded
 
 ROUNDING = 1e-12  # the same sums in another order, float64
 
@@ -39,8 +42,16 @@ def simulated_table(
     )
 
 
-def mean_haaqi(rows: pd.DataFrame) -> float:
-    return float(rows["haaqi"].mean())
+def haaqi_interval(table: pd.DataFrame, seed: int = 0, n_resamples: int = 2000) -> tuple[float, ...]:
+    return tuple(mean_interval(table["haaqi"].to_numpy(), table["listener"], seed, n_resamples))
+
+
+def resampled(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], seed: int) -> tuple[float, ...]:
+    """Return the interval of a statistic of whole rows, one resample after the other."""
+    rows_of = list(table.groupby("listener", sort=False).indices.values())
+    draws = seeded(seed).integers(len(rows_of), size=(2000, len(rows_of)))
+    values = [statistic(table.iloc[np.concatenate([rows_of[index] for index in drawn])]) for drawn in draws]
+    return tuple(np.quantile(values, [0.025, 0.975]))
 
 
 # Bootstrap
@@ -48,7 +59,7 @@ def mean_haaqi(rows: pd.DataFrame) -> float:
 
 def test_one_listener_has_no_interval() -> None:
     table = pd.DataFrame({"listener": ["A", "A"], "haaqi": [0.4, 0.6]})
-    assert all(math.isnan(limit) for limit in bootstrap_interval(table, mean_haaqi))
+    assert all(math.isnan(limit) for limit in haaqi_interval(table))
 
 
 def test_bootstrap_of_one_row_per_listener_is_the_ordinary_one() -> None:
@@ -59,13 +70,13 @@ def test_bootstrap_of_one_row_per_listener_is_the_ordinary_one() -> None:
     # The 2.5 % quantile of 2000 resamples of a normal statistic has a standard deviation of
     # sqrt(0.025 * 0.975 / 2000) / 0.058 = 0.06 standard errors; four of these and scipy's own error.
     tolerance = 0.25 * expected.standard_error
-    assert bootstrap_interval(table, mean_haaqi) == pytest.approx(tuple(expected.confidence_interval), abs=tolerance)
+    assert haaqi_interval(table) == pytest.approx(tuple(expected.confidence_interval), abs=tolerance)
 
 
 def test_scenes_of_one_listener_count_no_more_than_one_when_they_are_equal() -> None:
     one = simulated_table(12, 1, 0.1, np.random.default_rng(3))
     eight = pd.concat([one] * 8, ignore_index=True)
-    assert bootstrap_interval(eight, mean_haaqi) == pytest.approx(bootstrap_interval(one, mean_haaqi), abs=ROUNDING)
+    assert haaqi_interval(eight) == pytest.approx(haaqi_interval(one), abs=ROUNDING)
 
 
 def test_interval_covers_the_truth_as_often_as_it_says() -> None:
@@ -74,7 +85,7 @@ def test_interval_covers_the_truth_as_often_as_it_says() -> None:
     covered = 0
     for repetition in range(repetitions):
         table = simulated_table(25, 4, listener_sd=0.1, rng=rng)
-        low, high = bootstrap_interval(table, mean_haaqi, seed=repetition, n_resamples=200)
+        low, high = haaqi_interval(table, seed=repetition, n_resamples=200)
         covered += low <= 0.5 <= high
     # The percentile interval of 25 listeners covers about 93 %, with a standard deviation of 2.3 % here. Resampling
     # rows as if they were independent would cover about 70 %.
@@ -86,7 +97,7 @@ def test_same_seed_gives_the_same_interval_and_leaves_the_global_generator_alone
     np.random.seed(1)
     expected = np.random.random()
     np.random.seed(1)
-    intervals = [bootstrap_interval(table, mean_haaqi, seed, n_resamples=50) for seed in (0, 0, 1)]
+    intervals = [haaqi_interval(table, seed, n_resamples=50) for seed in (0, 0, 1)]
     assert np.random.random() == expected
     assert intervals[0] == intervals[1] != intervals[2]
 
@@ -94,13 +105,20 @@ def test_same_seed_gives_the_same_interval_and_leaves_the_global_generator_alone
 def test_weights_are_the_resamples_of_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_WEIGHTS_AT_ONCE", 500)  # several batches
     table = simulated_table(9, 3, 0.1, np.random.default_rng(6)).sample(frac=1, random_state=1)
-    batches = list(bootstrap_weights(table["listener"], seed=3))
+    batches: list[np.ndarray] = []
+
+    def means_of(weights: np.ndarray) -> np.ndarray:
+        batches.append(weights)
+        return weights @ table["haaqi"].to_numpy() / 27
+
+    means = bootstrap(table["listener"], means_of, seed=3)
     assert len(batches) > 2
     weights = np.concatenate(batches)
     assert weights.shape == (2000, 27)
     assert (weights.sum(1) == 27).all()
-    means = weights @ table["haaqi"].to_numpy() / 27
-    assert np.quantile(means, [0.025, 0.975]) == pytest.approx(bootstrap_interval(table, mean_haaqi, 3), abs=ROUNDING)
+    expected = resampled(table, lambda rows: float(rows["haaqi"].mean()), seed=3)
+    assert np.quantile(means, [0.025, 0.975]) == pytest.approx(expected, abs=ROUNDING)
+    assert haaqi_interval(table, 3) == pytest.approx(expected, abs=ROUNDING)
 
 
 # Correlations
@@ -139,10 +157,8 @@ def test_weighted_intervals_are_those_of_resampled_rows() -> None:
     def spearman(rows: pd.DataFrame) -> float:
         return float(stats.spearmanr(rows["pta_db_hl"], rows["haaqi"]).statistic)
 
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(bootstrap_interval(table, pearson, 5), abs=1e-9)
-    assert (row["spearman_low"], row["spearman_high"]) == pytest.approx(
-        bootstrap_interval(table, spearman, 5), abs=1e-9
-    )
+    assert (row["ci_low"], row["ci_high"]) == pytest.approx(resampled(table, pearson, 5), abs=1e-9)
+    assert (row["spearman_low"], row["spearman_high"]) == pytest.approx(resampled(table, spearman, 5), abs=1e-9)
 
 
 def test_interval_of_a_correlation_covers_the_one_it_was_simulated_with() -> None:
@@ -276,3 +292,81 @@ def test_line_is_scipys_and_its_band_covers_the_truth() -> None:
     assert line["haaqi"].to_numpy() == pytest.approx(expected.intercept + expected.slope * line["pta_db_hl"], abs=1e-9)
     assert line["pta_db_hl"].iloc[[0, -1]].tolist() == [table["pta_db_hl"].min(), table["pta_db_hl"].max()]
     assert 0.8 <= np.mean(covered) <= 1  # about 92 %, standard deviation at most 4.3 %
+
+
+# Mixed model
+
+SLOPE, LISTENER_SD, SONG_SD, RESIDUAL_SD = -0.005, 0.08, 0.05, 0.04
+
+
+def crossed(n_listeners: int, n_songs: int, seed: int) -> pd.DataFrame:
+    """Return a table in which every listener hears every song with both ears."""
+    rng = np.random.default_rng(seed)
+    listener, song, ear = (index.ravel() for index in np.indices((n_listeners, n_songs, 2)))
+    pta = rng.uniform(10, 80, (n_listeners, 2))[listener, ear]
+    haaqi = 0.9 + SLOPE * pta + rng.normal(0, LISTENER_SD, n_listeners)[listener]
+    haaqi += rng.normal(0, SONG_SD, n_songs)[song] + rng.normal(0, RESIDUAL_SD, len(pta))
+    return pd.DataFrame(
+        {
+            "system": "simulated",
+            "listener": [f"L{number}" for number in listener],
+            "music": [f"song {number}" for number in song],
+            "pta_db_hl": pta,
+            "haaqi": haaqi,
+        }
+    )
+
+
+def test_mixed_model_finds_the_effects_that_were_simulated() -> None:
+    result = mixed_model(crossed(24, 12, seed=1)).set_index("term")
+    assert list(result.index) == ["intercept", "pta_db_hl", "sd listener", "sd song", "sd residual"]
+    slope = result.loc["pta_db_hl"]
+    assert abs(slope["estimate"] - SLOPE) < 3 * slope["se"]
+    assert slope["se"] < 0.1 * abs(SLOPE)
+    assert slope["ci_high"] - slope["estimate"] == pytest.approx(1.96 * slope["se"], rel=1e-4)  # Wald
+    # A standard deviation of n independent effects is known to 1 / sqrt(2 (n - 1)); three of these.
+    for term, truth, n in (
+        ("sd listener", LISTENER_SD, 24),
+        ("sd song", SONG_SD, 12),
+        ("sd residual", RESIDUAL_SD, 500),
+    ):
+        assert result.loc[term, "estimate"] == pytest.approx(truth, rel=3 / np.sqrt(2 * (n - 1)))
+    assert (result["note"] == "").all()
+    assert result[["n_ears", "n_listeners", "n_songs"]].iloc[0].tolist() == [576, 24, 12]
+
+
+def test_balanced_variance_components_are_those_of_the_analysis_of_variance() -> None:
+    table = crossed(10, 8, seed=2)
+    # With one predictor value per listener the design is balanced, and REML is the classical ANOVA estimator.
+    table["pta_db_hl"] = table["listener"].str[1:].astype(float) * 7
+    table = table.groupby(["system", "listener", "music"], as_index=False)[["pta_db_hl", "haaqi"]].mean()
+    result = mixed_model(table).set_index("term")["estimate"]
+    square = table.pivot(index="listener", columns="music", values="haaqi")
+    rest = square.sub(square.mean(axis=1), axis=0).sub(square.mean(axis=0), axis=1) + square.to_numpy().mean()
+    residual = (rest.to_numpy() ** 2).sum() / (9 * 7)
+    song = square.mean(axis=0).var(ddof=1) - residual / 10
+    pta = table.groupby("listener")["pta_db_hl"].first()
+    line = np.polyfit(pta, square.mean(axis=1)[pta.index], 1)
+    listener = ((square.mean(axis=1)[pta.index] - np.polyval(line, pta)) ** 2).sum() / 8 - residual / 8
+    assert result["pta_db_hl"] == pytest.approx(line[0], rel=1e-4)
+    for term, variance in (("sd listener", listener), ("sd song", song), ("sd residual", residual)):
+        assert result[term] == pytest.approx(np.sqrt(variance), rel=2e-3)  # where the optimiser stops
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_the_model_cannot_do_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = crossed(6, 6, seed=3)
+    assert mixed_model(table.iloc[:0]).empty
+    alone = mixed_model(table[table["listener"] == "L0"])
+    assert alone[["term", "note"]].to_numpy().tolist() == [
+        ["intercept", "not enough data: 1 listener, at least 3 are needed"]
+    ]
+    one_song = mixed_model(table[table["music"] == "song 0"]).set_index("term")
+    assert "sd song" not in one_song.index
+    assert one_song["note"].str.contains("one song only, so no effect of songs").all()
+    constant = mixed_model(table.assign(haaqi=0.5))
+    assert constant["note"].tolist() == ["haaqi is the same everywhere"]
+    monkeypatch.setattr(statistics, "MAX_ROWS", 40)  # a song has 12 rows
+    part = mixed_model(table)
+    assert (part["n_songs"] == 3).all()
+    assert part["note"].str.contains("fitted to 3 of 6 songs").all()

@@ -82,7 +82,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     "sample_scene_listeners": (lambda n: sample_scene_listeners(SPLIT.scenes, SPLIT.listeners, n), (WHOLE,)),
     "split": (CORPUS.split, (TEXT,)),
     "Space": (
-        lambda n, share, low, high: sweep.Space(n, share, (low, high)).names(),
+        lambda n, share, low, high: optimiser.Space(n, share, (low, high)).bounds(),
         (st.sampled_from((-1, 0, 1, 3)), REAL, REAL, REAL),
     ),
     "simplex_grid": (sweep.simplex_grid, (st.sampled_from((-1, 0, 1, 3)), st.sampled_from((-1, 0, 1, 4)))),

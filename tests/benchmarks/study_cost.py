@@ -23,7 +23,7 @@ from demucs.hdemucs import HDemucs
 from simulation import write_song  # the benchmark beside this one
 from torch.utils.flop_counter import FlopCounterMode
 
-from cadenza_lib.chain.fitting import save_output
+from cadenza_lib.chain.output import save_output
 from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.simulation import simulate

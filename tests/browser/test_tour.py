@@ -14,8 +14,8 @@ from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.listening import stages
+from cadenza_lib.listening.explore import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.listening.stages import Setting
-from cadenza_lib.listening.widgets import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.scoring.pairs import score
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"

@@ -100,6 +100,21 @@ print(json.dumps(sum(_weighted_energy.stats.cache_hits.values())))
     assert (first, same, other) == (0, 1, 0)
 
 
+def test_kernels_are_compiled_again_when_a_module_beside_them_changes(tmp_path: Path) -> None:
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(tmp_path)!r})
+import kernel
+print(json.dumps(kernel.scaled(2.0)))
+"""
+    imports = "from cadenza_lib.core.compiled import compiled\nfrom neighbour import FACTOR\n"
+    (tmp_path / "kernel.py").write_text(f"{imports}@compiled\ndef scaled(x):\n    return FACTOR * x\n")
+    for factor in (3.0, 5.0, 3.0):
+        (tmp_path / "neighbour.py").write_text(f"FACTOR = {factor}\n")
+        assert run(code, NUMBA_CACHE_DIR=str(tmp_path / "kept"), PYTHONDONTWRITEBYTECODE="1")[0] == 2 * factor
+    assert list(tmp_path.rglob("kernel.scaled-*.nbi")), "nothing was kept"
+
+
 @pytest.mark.slow
 def test_score_is_the_same_on_a_processor_without_wide_vectors() -> None:
     """Largest difference of 47 signals over eleven settings of numpy, OpenBLAS and numba: 3e-13."""

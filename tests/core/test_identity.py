@@ -117,7 +117,7 @@ def fusions(inputs: Path, folder: Path) -> pd.DataFrame:
 
 def search(inputs: Path, folder: Path) -> list[ChainSettings]:
     scorer, searched, _ = open_sweep(inputs, folder)
-    return sweep.search(scorer, searched, sweep.Space(2), n_trials=2)
+    return optimiser.search(scorer, searched, optimiser.Space(2), n_trials=2)
 
 
 def personal_settings(inputs: Path, folder: Path) -> pd.DataFrame:
@@ -216,8 +216,8 @@ def at_the_ears(inputs: Path) -> None:
     simulate(Corpus(inputs / "corpus"), "train", progress=False)
 
 
-PAIRS = {"scores", "fusions", "personal_settings", "levels"}
-REFUSED = {"search": "holds a search with another set of pairs", "training": "holds results with training_data"}
+PAIRS = {"scores", "fusions", "search", "personal_settings", "levels"}
+REFUSED = {"training": "holds results with training_data"}
 EXPECTED: dict[Callable[[Path], None], tuple[set[str], dict[str, str]]] = {  # what is computed again, and refused
     nothing: (set(), {}),
     other_program: (set(), {}),
@@ -381,7 +381,7 @@ def test_forced_run_computes_everything_again_once(
     again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert again.keys() == files.keys()
     unchanged = {path.name for path in files if again[path] == files[path]}
-    assert unchanged <= {"mine.txt", ".training.lock", ".search.lock"}
+    assert unchanged <= {"mine.txt", ".training.lock"}
     cache(kept / "inputs", tmp_path)  # the same forced run goes on
     assert {path: path.stat().st_mtime_ns for path in again if not path.name.endswith(".json")}.items() <= again.items()
 

@@ -8,6 +8,7 @@ import torch
 from signals import si_sdr_db
 
 from cadenza_lib.audio.loudness import integrated_loudness
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.files import DATA
 from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.embedded import EMBEDDED_CORPORA, SPLITS, embedded_metadata
@@ -22,7 +23,7 @@ from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.population import sample_listeners
 from cadenza_lib.data.scenes import gain_grid
 from cadenza_lib.data.tiny import tiny_corpus
-from cadenza_lib.scoring import evaluation
+from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation import separators
 
 CHECKPOINT = DATA / "demo_hdemucs.safetensors"
@@ -170,9 +171,11 @@ def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perf
     for scene_id in scenes:
         song, gains_db = corpus.at_ear_song(split, split.scenes[scene_id]), corpus.gains_db(split.scenes[scene_id])
         for system in mean:
-            output = evaluation.enhance(song, separators.load(system, "cpu")(song), gains_db, listener, clip=False)
-            reference = evaluation.reference_remix(song, gains_db)
-            mean[system] += evaluation.score(output, reference, listener, scene_id).mean / len(scenes)
+            output = enhance(
+                song, [separators.load(system, "cpu")(song)], gains_db, listener, ChainSettings(output_stage="none")
+            )
+            reference = reference_remix(song, gains_db)
+            mean[system] += score(output, reference, listener, scene_id).mean / len(scenes)
     assert mean["mixture"] + 0.02 < mean["demo_hdemucs"] < mean["oracle"] - 0.1
 
 

@@ -42,7 +42,7 @@ from cadenza_lib.training.finetuning import Config, finetune
 
 Contents = dict[str, Any]
 
-_LOCKS = {".lock", ".scores.lock", ".search.lock", ".simulation.lock", ".training.lock"}
+_LOCKS = {".lock", ".scores.lock", ".simulation.lock", ".training.lock"}
 _LATE = (
     "IPython",
     "lightning_fabric",
@@ -272,7 +272,7 @@ def _sweep(inputs: Path, folder: Path, executor: Executor | None = None) -> None
     scorer = sweep.Sweep(corpus, models, folder, device="cpu", executor=executor, progress=False)
     tried = scorer.scores(sweep.grid(sweep.simplex_grid(2, 2), [0.0, 0.15]), searched)
     best = sweep.best_of(tried)
-    found = sweep.search(scorer, searched, sweep.Space(2), n_trials=4, start=best)
+    found = optimiser.search(scorer, searched, optimiser.Space(2), n_trials=4, start=best)
     scorer.scores([best, *found], held_out).to_csv(folder / "held_out.csv", index=False)
 
 

@@ -16,8 +16,9 @@ from cadenza_lib.audio.acoustics import hrtf_table
 from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.data.listeners import Listener, audiogram_table, ear_table, standard_audiogram
 from cadenza_lib.data.tiny import tiny_listener
+from cadenza_lib.figures.common import EAR_STYLE
 
-LEFT, RIGHT = (colors.to_rgba(figures.EAR_STYLE[ear]["color"]) for ear in ("left", "right"))
+LEFT, RIGHT = (colors.to_rgba(EAR_STYLE[ear]["color"]) for ear in ("left", "right"))
 
 
 @pytest.fixture(autouse=True)

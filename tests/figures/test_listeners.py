@@ -17,7 +17,7 @@ from cadenza_lib.analysis import causes, statistics, tables
 from cadenza_lib.data.listeners import audiogram_table
 from cadenza_lib.figures import listeners
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 TOLERANCE = 0.4
 """Root mean square of grey levels, 0 to 255. Builds of one version of matplotlib draw the same to 0.1, and the thinnest

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from cadenza_lib import figures
+from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.listeners import BISGAARD_THRESHOLDS_DB_HL, standard_audiogram
 from cadenza_lib.data.tiny import tiny_corpus, tiny_listener
 from cadenza_lib.listening import explore, stages
-from cadenza_lib.listening.explore import Explorer
+from cadenza_lib.listening.explore import AudiogramWidget, Explorer, LatestTask
 from cadenza_lib.listening.player import Take
 from cadenza_lib.scoring.pairs import score
 
@@ -178,3 +180,41 @@ def test_figure_holds_the_tables_and_leaves_global_styles_alone() -> None:
     table = stages.gain_table(setting)
     for line, ear in zip(gain.lines, ("left", "right"), strict=True):
         np.testing.assert_array_equal(line.get_ydata(), table[table["ear"] == ear]["gain_db"])
+
+
+# Widgets
+
+
+@pytest.mark.parametrize("name", BISGAARD_THRESHOLDS_DB_HL)
+def test_points_that_can_be_dragged_hold_all_that_nal_r_looks_at(name: str) -> None:
+    widget = AudiogramWidget()
+    widget.show("left", standard_audiogram(name))
+    np.testing.assert_array_equal(
+        PRESCRIPTIONS["nal_r"].gain_db(widget.listener().audiogram_left),
+        PRESCRIPTIONS["nal_r"].gain_db(standard_audiogram(name)),
+    )
+    assert not widget.listener().audiogram_right.levels.any()
+
+
+def test_latest_task_runs_the_first_and_the_last_of_a_burst() -> None:
+    ran, go_on, errors = [], threading.Event(), []
+    worker = LatestTask(errors.append)
+    worker.submit(lambda: (go_on.wait(30), ran.append("first")))
+    for number in range(50):
+        worker.submit(lambda number=number: ran.append(number))
+    go_on.set()
+    worker.wait()
+    assert ran[-1] == 49
+    assert len(ran) <= 2  # the first may have been overtaken before it began
+    assert errors == []
+
+
+def test_latest_task_tells_of_an_error_and_goes_on() -> None:
+    errors, ran = [], []
+    worker = LatestTask(errors.append)
+    worker.submit(lambda: 1 / 0)
+    worker.wait()
+    worker.submit(lambda: ran.append(1))
+    worker.wait()
+    assert isinstance(errors[0], ZeroDivisionError)
+    assert ran == [1]
