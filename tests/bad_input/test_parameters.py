@@ -18,7 +18,7 @@ from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
 from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
-from cadenza_lib.scoring import sweep
+from cadenza_lib.scoring import optimiser, sweep
 from cadenza_lib.training.files import Config
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
