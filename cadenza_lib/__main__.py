@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cadenza", description="Music rebalanced for hearing-aid listeners.")
     parser.add_argument("--version", action="version", version=f"cadenza {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_check, _add_run, _add_data, _add_submit):
+    for add in (_add_check, _add_run, _add_data):
         add(commands)
     options = parser.parse_args(arguments)
     if arguments is None:
@@ -89,7 +89,9 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--scheduler", metavar="ADDRESS", help="run a study on dask.distributed, such as tcp://host:8786"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="say what is left to do of a study, and how long that takes here"
+        "--dry-run",
+        action="store_true",
+        help="tell how many runs of a study are left",
     )
     parser.add_argument("--force", action="store_true", help="compute again also what is finished or kept")
     parser.set_defaults(function=_run)
@@ -106,11 +108,12 @@ def _run(options: argparse.Namespace) -> int:
         raise ParameterError(
             f"{options.target} is one notebook, so --jobs, --scheduler and --dry-run mean nothing; leave them out."
         )
-    from cadenza_lib.runs import notebooks
+    from cadenza_lib.runs.notebooks import execute
+    from cadenza_lib.runs.parameters import parse_parameters
 
-    manifest = notebooks.execute(
+    manifest = execute(
         options.target,
-        notebooks.parse_parameters(options.target, texts),
+        parse_parameters(options.target, texts),
         options.out_dir or Path("runs") / options.target.stem,
         force=options.force,
         progress=True,
@@ -126,7 +129,7 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
     from cadenza_lib.core import processes
     from cadenza_lib.runs import execution
-    from cadenza_lib.runs.notebooks import RunError
+    from cadenza_lib.runs.kernel import RunError
     from cadenza_lib.runs.study import load_study
 
     if options.scheduler is not None and options.jobs is not None:
@@ -239,29 +242,6 @@ def _simulate(options: argparse.Namespace) -> int:
     if not options.dry_run:
         simulate(corpus, options.split, options.jobs)
         print(f"Split {options.split} of {options.path} has {len(plan.songs)} songs at the ears.")
-    return 0
-
-
-def _add_submit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "submit",
-        help="check and collect the files of a submission",
-        description="Check the signals of a finished evaluation and copy them as the challenge wants them.",
-    )
-    parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="output directory of 03_evaluate")
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where the FLAC files go")
-    parser.set_defaults(function=_submit)
-
-
-def _submit(options: argparse.Namespace) -> int:
-    from cadenza_lib.scoring.submission import submit
-
-    submission = submit(options.evaluation, options.out_dir)
-    shares = submission.clipped_share
-    worst = max(shares, key=shares.__getitem__)
-    clipped = sum(share > 0 for share in shares.values())
-    print(f"{len(shares)} files in {submission.folder}: 16-bit FLAC, 32 kHz, two channels, as long as their scenes.")
-    print(f"{clipped} have samples at full scale; the most, {shares[worst]:.2%}, in {worst}.")
     return 0
 
 

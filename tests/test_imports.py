@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 
 ROOMS = {
-    "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
+    "core": ("errors", "compiled", "conventions", "paths", "files", "documents", "tables", "identity", "processes"),
     "audio": ("loudness", "acoustics", "heads"),
     "data": (("listeners", "scenes", "corpus", "simulation", "datasets", "supplement", "synthesis", "demo", "twin")),
     "separation": ("openunmix", "pretrained", "separators", "estimates"),
@@ -34,12 +34,12 @@ ROOMS = {
         "torch_comparison",
         "torch",
     ),
-    "scoring": ("evaluation", "bases", "sweep", "submission", "levels"),
+    "scoring": ("evaluation", "bases", "sweep", "levels"),
     "training": ("targets", "segments", "files", "finetuning"),
     "analysis": ("statistics", "mixed", "tables", "comparisons", "personal", "causes"),
     "figures": ("common", "sound", "systems", "listeners"),
     "listening": ("player", "stages", "widgets", "explore"),
-    "runs": ("page", "notebooks", "study", "cost", "execution", "check"),
+    "runs": ("page", "parameters", "kernel", "notebooks", "study", "execution", "check"),
 }
 """The rooms in the order of the study, each with its modules: a module imports only from those before it."""
 

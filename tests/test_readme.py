@@ -16,7 +16,7 @@ import pytest
 from stubs import POINT_CELLS, POINT_PARAMETERS, write_notebook
 
 from cadenza_lib.core.conventions import STEMS
-from cadenza_lib.core.files import write_json
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.demo import tiny_corpus
 from cadenza_lib.data.scenes import choose_pairs

@@ -31,8 +31,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cadenza_lib.core.documents import fill, read_json, write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import fill, locked, read_json, regular_file, write_errors, write_json
+from cadenza_lib.core.files import locked, write_errors
+from cadenza_lib.core.paths import regular_file
 
 __all__ = [
     "CHAIN_VERSION",

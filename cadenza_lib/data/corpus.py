@@ -28,18 +28,10 @@ from torch import Tensor
 from cadenza_lib.audio.acoustics import at_ears, hrtf_file_name, load_hrtf, quantise_16bit, read_audio, read_header
 from cadenza_lib.audio.loudness import BLOCK_S
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import fill, read_json, read_metadata
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.core.files import (
-    absolute_path,
-    file_name,
-    fill,
-    find_path,
-    is_inside,
-    normal_form,
-    read_json,
-    read_metadata,
-)
 from cadenza_lib.core.identity import digest, song_file_identity
+from cadenza_lib.core.paths import absolute_path, file_name, find_path, is_inside, normal_form
 from cadenza_lib.data.listeners import Listener, audiogram_identity, load_listeners
 from cadenza_lib.data.scenes import HeadPosition, Pair, Scene
 

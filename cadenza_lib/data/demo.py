@@ -19,8 +19,10 @@ from torch import Tensor
 from cadenza_lib.audio.acoustics import hrtf_file_name, quantise_16bit, spherical_head_hrtf
 from cadenza_lib.audio.heads import head_hrtf, model_heads
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
-from cadenza_lib.core.files import DATA, make_directory, write_json
+from cadenza_lib.core.documents import write_json
+from cadenza_lib.core.files import make_directory
 from cadenza_lib.core.identity import digest
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES, Listener, listener_entry, standard_audiogram
 from cadenza_lib.data.scenes import HeadPosition, gain_grid, head_positions, sample_scene_listeners, sample_scenes

@@ -21,20 +21,12 @@ from tqdm import tqdm
 from cadenza_lib.audio.acoustics import read_audio, read_header
 from cadenza_lib.audio.loudness import BLOCK_S
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.core.files import (
-    absolute_path,
-    check_utf8,
-    file_name,
-    find_path,
-    is_inside,
-    make_directory,
-    publish,
-    read_json,
-    read_table,
-    write_json,
-)
+from cadenza_lib.core.files import make_directory, publish
 from cadenza_lib.core.identity import digest, file_identity
+from cadenza_lib.core.paths import absolute_path, check_utf8, file_name, find_path, is_inside
+from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.corpus import READERS, RECORD, SIGNALS, Corpus, load_songs, signal_file
 from cadenza_lib.data.datasets import MUSDB18_SPLITS, song_folders
 from cadenza_lib.data.scenes import sample_scene_listeners, sample_scenes

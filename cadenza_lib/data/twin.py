@@ -16,7 +16,8 @@ from scipy.stats import norm
 
 from cadenza_lib.audio.heads import model_heads
 from cadenza_lib.core.conventions import STEMS
-from cadenza_lib.core.files import DATA, write_json
+from cadenza_lib.core.documents import write_json
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.listeners import (
     BISGAARD_FREQUENCIES,
     BISGAARD_THRESHOLDS_DB_HL,

@@ -23,8 +23,8 @@ from cadenza_lib.chain.fitting import Output, amplify, finish, listener_firs
 from cadenza_lib.chain.fusion import ModelWeights, simplex_weights
 from cadenza_lib.chain.remix import apply_gains, mixture_scale
 from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import as_tuples
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.listeners import Listener
 from cadenza_lib.scoring.evaluation import PairReference, PairScore, reference_remix

@@ -34,21 +34,14 @@ from cadenza_lib.core.conventions import (
     PRESENTATION_LEVEL_DB_SPL,
     SAMPLE_RATE,
 )
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import (
-    append_row,
-    as_tuples,
-    file_name,
-    keep_rows,
-    make_directory,
-    read_rows,
-    read_table,
-    repair_table,
-    write_errors,
-)
+from cadenza_lib.core.files import make_directory, write_errors
 from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.core.identity import read_settings as read_settings_file
+from cadenza_lib.core.paths import file_name
 from cadenza_lib.core.processes import core_count, process_pool
+from cadenza_lib.core.tables import append_row, keep_rows, read_rows, read_table, repair_table
 from cadenza_lib.data.corpus import AtEarSong, Corpus, check_not_silent
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import Listener, audiogram_identity, ear_audiogram

@@ -28,18 +28,11 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from cadenza_lib.chain.fusion import ModelWeights
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import (
-    append_row,
-    as_tuples,
-    keep_rows,
-    locked,
-    make_directory,
-    parse_number,
-    read_rows,
-    repair_table,
-)
+from cadenza_lib.core.files import locked, make_directory
 from cadenza_lib.core.identity import claim, digest, results_lock
+from cadenza_lib.core.tables import append_row, keep_rows, parse_number, read_rows, repair_table
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs, seeded

@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import is_inside, locked, make_directory, publish, regular_file
+from cadenza_lib.core.files import locked, make_directory, publish
+from cadenza_lib.core.paths import is_inside, regular_file
 from cadenza_lib.separation.openunmix import OpenUnmix
 
 __all__ = [

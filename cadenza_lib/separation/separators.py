@@ -22,8 +22,10 @@ from torch import Tensor
 
 from cadenza_lib.audio.acoustics import check_signal, quantise_16bit
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.errors import AudioError, ModelError, ParameterError
-from cadenza_lib.core.files import DATA, atomic_path, read_json, write_json
+from cadenza_lib.core.files import atomic_path
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.separation.pretrained import (

@@ -35,9 +35,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cadenza_lib import __version__
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import CadenzaError, ModelError, ParameterError
-from cadenza_lib.core.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
+from cadenza_lib.core.files import atomic_path, make_directory, sync, write_errors
 from cadenza_lib.core.identity import digest, results_lock
+from cadenza_lib.core.paths import regular_file
 from cadenza_lib.core.processes import child_environment
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs

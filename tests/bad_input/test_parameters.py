@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from cadenza_lib.data.demo import open_corpus, tiny_song
 from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
-from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
+from cadenza_lib.runs.parameters import check_parameters, notebook_parameters, parse_parameters
 from cadenza_lib.scoring import sweep
 from cadenza_lib.scoring.evaluation import enhance
 from cadenza_lib.training.files import Config

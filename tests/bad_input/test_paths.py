@@ -11,7 +11,7 @@ from damage import NAMES, accepts, tree
 from stubs import COLLECT_PARAMETERS, write_notebook
 
 from cadenza_lib.core.errors import CorpusError
-from cadenza_lib.core.files import file_name, is_inside
+from cadenza_lib.core.paths import file_name, is_inside
 from cadenza_lib.data.corpus import SIGNALS, Corpus
 from cadenza_lib.data.datasets import check_data
 from cadenza_lib.data.demo import tiny_corpus

@@ -4,7 +4,7 @@ import pytest
 import torch
 from signals import si_sdr_db
 
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data import demo
 from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.listeners import pure_tone_average_db_hl

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cadenza_lib.audio.loudness import integrated_loudness
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data import twin
 from cadenza_lib.data.demo import open_corpus
 from cadenza_lib.data.listeners import audiogram_table, ear_table, load_listeners, parse_listener

@@ -31,7 +31,7 @@ from cadenza_lib.data.simulation import simulate
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs import page
 from cadenza_lib.runs.execution import run_study
-from cadenza_lib.runs.notebooks import RunError
+from cadenza_lib.runs.kernel import RunError
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, sweep
 from cadenza_lib.scoring.evaluation import PairReference, PairScore
