@@ -81,10 +81,10 @@ def test_settings_of_a_shell_that_cannot_be_used_are_named_by_the_check() -> Non
         [sys.executable, "-c", program], env=environment | variables, stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "False TMPDIR /proc/nowhere is no directory that can be written; correct or unset it False",
-        "False OMP_NUM_THREADS 'all' is no number of threads; correct or unset it False",
-        "False NUMBA_NUM_THREADS '0' is no number of threads; correct or unset it False",
-        "False MPLBACKEND 'nonsense' is no backend of matplotlib; correct or unset it False",
+        "False TMPDIR /proc/nowhere is not a writable directory; correct or unset it False",
+        "False OMP_NUM_THREADS 'all' is not a number of threads; correct or unset it False",
+        "False NUMBA_NUM_THREADS '0' is not a number of threads; correct or unset it False",
+        "False MPLBACKEND 'nonsense' is not a backend of matplotlib; correct or unset it False",
     ]
 
 
