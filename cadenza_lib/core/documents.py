@@ -115,18 +115,11 @@ def read_metadata(path: Path | str) -> Any:
     CorpusError
         As `read_json`, or if two keys of an object differ only in their normal form.
     """
+    text = json.dumps(read_json(path), ensure_ascii=False)  # without escapes, whose normal form is unknown
     try:
-        return _normal_forms(read_json(path))
+        return parse_json(normal_form(text))
     except ValueError as error:
         raise CorpusError(f"{path} cannot be used ({error}, in two spellings of Unicode); rename one.") from error
-
-
-def _normal_forms(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _unique([(normal_form(key), _normal_forms(item)) for key, item in value.items()])
-    if isinstance(value, list):
-        return [_normal_forms(item) for item in value]
-    return normal_form(value) if isinstance(value, str) else value
 
 
 def write_json(path: Path | str, content: Any, *, official: bool = False) -> None:

@@ -24,7 +24,7 @@ from cadenza_lib.core import errors
 from cadenza_lib.core.errors import CadenzaError
 from cadenza_lib.core.files import sync
 from cadenza_lib.core.identity import FORCE_VARIABLE
-from cadenza_lib.core.processes import child_environment
+from cadenza_lib.core.processes import child_environment, muted
 
 __all__ = ["RunError", "failure_sentence", "run_kernel", "write_error"]
 
@@ -62,7 +62,9 @@ def run_kernel(
     def escaped(path: Path) -> str:
         return str(path).replace("{", "{{").replace("}", "}}")  # papermill formats paths
 
-    with _socket_directory() as sockets, _quiet():
+    # Papermill complains about comments that hold an equals sign, nbformat about old formats.
+    with _socket_directory() as sockets, muted("papermill"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         connection = {"transport": "tcp" if os.name == "nt" else "ipc", "connection_file": str(sockets / "kernel.json")}
         papermill.execute_notebook(
             escaped(notebook),
@@ -113,20 +115,6 @@ def _socket_directory() -> Iterator[Path]:
     parent = tempfile.gettempdir() if len(tempfile.gettempdir()) < _MAX_PARENT_LENGTH else "/tmp"
     with tempfile.TemporaryDirectory(prefix="cadenza-", dir=parent, ignore_cleanup_errors=True) as directory:
         yield Path(directory)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence papermill's logger, which complains about comments that hold an equals sign, and format warnings."""
-    logger = logging.getLogger("papermill")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def failure_sentence(notebook: Path, out_dir: Path, error: Exception) -> str:

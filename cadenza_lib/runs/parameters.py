@@ -8,13 +8,14 @@ import ast
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Union
 
 import yaml
-from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationInfo
+from pydantic import AfterValidator, FiniteFloat, TypeAdapter, ValidationError, ValidationInfo
 
 from cadenza_lib.core.documents import load_yaml, read_text
 from cadenza_lib.core.errors import ParameterError
@@ -100,13 +101,10 @@ def parse_parameters(notebook: Path | str, texts: Mapping[str, str]) -> dict[str
             loaded = load_yaml(text)
         except (yaml.YAMLError, ValueError, RecursionError):
             loaded = text
-        values[name] = text
-        for candidate in (text, loaded) if annotation in ("str", "NameOrPath") else (loaded, text):
-            try:
+        values[name] = text  # or the last candidate that fits
+        for candidate in (loaded, text) if annotation in ("str", "NameOrPath") else (text, loaded):
+            with suppress(ValueError):
                 values[name] = _convert(candidate, annotation)
-                break
-            except ValueError:
-                continue
     return check_parameters(notebook, declared, values)
 
 
@@ -145,7 +143,11 @@ def replace_paths(
     declared: Mapping[str, Parameter], parameters: Mapping[str, Any], replace: Callable[[str], str]
 ) -> dict[str, Any]:
     """Return checked parameters with each `NameOrPath` replaced, in lists and mappings too."""
-    return {name: _convert(value, declared[name].annotation, replace) for name, value in parameters.items()}
+    try:
+        return {name: _convert(value, declared[name].annotation, replace) for name, value in parameters.items()}
+    except ValidationError as error:  # around what `replace` has raised, since the values have been checked
+        causes = [details["ctx"]["error"] for details in error.errors() if "error" in details.get("ctx", {})]
+        raise causes[0] from error
 
 
 def named_paths(declared: Mapping[str, Parameter], parameters: Mapping[str, Any]) -> list[str]:

@@ -59,7 +59,7 @@ class Study:
 
 def _check_name(name: Any) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name) or file_name(name) != name:
-        raise ParameterError(f"the name {name!r} must have at most 200 letters, digits, '_', '-' and '.'")
+        raise ParameterError(f"the name {name!r} must consist of at most 200 letters, digits, '_', '-' and dots.")
     return name
 
 
