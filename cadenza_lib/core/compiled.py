@@ -1,4 +1,4 @@
-"""How inner loops become machine code: numba without the GIL, kept on the disk wherever that can be."""
+"""Inner loops as machine code: numba without the GIL, cached on disk wherever possible."""
 
 import os
 import stat
@@ -17,13 +17,13 @@ config: Any = numba_config  # numba's annotations lack what is read from the env
 
 
 def compiled(function: Callable) -> Any:
-    """Compile a function with numba at its first call, and keep the machine code for later processes.
+    """Return a function that numba compiles at its first call, with the machine code cached for later processes.
 
-    It is kept where numba keeps it: in NUMBA_CACHE_DIR, beside the source, or in the user's cache directory. If none
-    of them can be written, as in a read-only container without a home directory, it is kept in a directory of this
-    user below the temporary one, and if that cannot be written either, nowhere: then each process compiles.
+    Numba caches it in NUMBA_CACHE_DIR, beside the source, or in the user's cache directory. If none of them can be
+    written, as in a read-only container without a home directory, it is cached in a directory of this user below the
+    temporary one; if that cannot be written either, each process compiles.
     """
-    with suppress(RuntimeError):  # numba's "no locator available": it has no directory that it can write to
+    with suppress(RuntimeError):  # numba's "no locator available": no directory is writable
         return njit(cache=True, nogil=True)(function)
     before = config.CACHE_DIR
     config.CACHE_DIR = _temporary_directory()
@@ -36,9 +36,9 @@ def compiled(function: Callable) -> Any:
 
 
 def _temporary_directory() -> str:
-    """Return a directory that this user alone can write to, because what lies there will be executed, or ""."""
+    """Return a directory that only this user can write to, because its content will be executed; "" if impossible."""
     try:
-        user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has temporary directories for each user
+        user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has a temporary directory for each user
         directory = Path(tempfile.gettempdir()) / f"cadenza-kernels-{user}"
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()
