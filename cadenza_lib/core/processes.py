@@ -28,6 +28,7 @@ __all__ = [
     "process_pool",
     "scheduler",
     "thread_limit",
+    "thread_share",
 ]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -64,7 +65,7 @@ def child_environment() -> dict[str, str]:
     return environment
 
 
-def _thread_share(jobs: int) -> int:
+def thread_share(jobs: int) -> int:
     """Return how many threads each of several processes gets.
 
     Raises
@@ -97,7 +98,7 @@ def process_pool(
     ParameterError
         If `jobs` is below 1.
     """
-    share = _thread_share(jobs)
+    share = thread_share(jobs)
     pool = _Processes(jobs, (share if jobs > 1 else None, initializer, initargs))
     try:
         yield pool

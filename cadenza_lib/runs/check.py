@@ -62,7 +62,12 @@ def main(corpus: Path | str | None = None) -> int:
 
 def _check_packages() -> Iterator[CheckLine]:
     """Compare installed versions with those that the package asks for, without importing anything."""
-    for requirement in map(Requirement, importlib.metadata.requires(_DISTRIBUTION) or []):
+    try:
+        requirements = [Requirement(text) for text in importlib.metadata.requires(_DISTRIBUTION) or []]
+    except importlib.metadata.PackageNotFoundError:
+        yield CheckLine(False, _DISTRIBUTION, "not installed; run pip install -e . in the repository")
+        return
+    for requirement in requirements:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue  # it belongs to an extra
         try:

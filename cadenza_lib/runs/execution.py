@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from cadenza_lib.core.errors import CadenzaError
 from cadenza_lib.core.files import make_directory
 from cadenza_lib.core.paths import absolute_path
-from cadenza_lib.core.processes import core_count, process_pool
+from cadenza_lib.core.processes import core_count, process_pool, thread_share
 from cadenza_lib.runs.kernel import write_error
 from cadenza_lib.runs.notebooks import (
     Run,
@@ -108,7 +108,13 @@ def describe_plan(plans: Sequence[StepPlan], jobs: int) -> str:
 
     Points that are left are expected to take as long as the finished ones of their step, or else of their notebook, on
     average.
+
+    Raises
+    ------
+    ParameterError
+        If `jobs` is below 1.
     """
+    thread_share(jobs)  # refuses what `run_study` refuses
     rows = [(plan.name, plan.n_points, len(plan.to_do)) for plan in plans]
     rows.append(("all", sum(plan.n_points for plan in plans), sum(len(plan.to_do) for plan in plans)))
     width = max(len(name) for name, _, _ in rows)

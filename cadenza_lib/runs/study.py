@@ -229,14 +229,14 @@ class _StepReader:
         parameters = {key: self._resolve(key, value) for key, value in {**base, **values}.items()}
         parameters = check_parameters(self.notebook, self.declared, parameters)
         placed = [match[1] for text in named_paths(self.declared, parameters) if (match := PLACED.match(text))]
-        known = {directory for directories in self.earlier.values() for directory in directories}
+        earlier = {directory for directories in self.earlier.values() for directory in directories}
         shown = {key: parameters[key] for key in values}
         folder = name or _slug(shown)
         return Point(
             f"{self.entry.name}/{folder}" if folder else self.entry.name,
             parameters,
             name or ", ".join(f"{key} = {value}" for key, value in shown.items()),
-            tuple(dict.fromkeys(directory for directory in placed if directory in known)),
+            tuple(dict.fromkeys(directory for directory in placed if directory in earlier)),
         )
 
 

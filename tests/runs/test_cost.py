@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cadenza_lib.__main__ import main
+from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.runs.execution import StepPlan, describe_plan, plan_study
 from cadenza_lib.runs.notebooks import prepare
 from cadenza_lib.runs.study import load_study
@@ -69,6 +70,11 @@ def test_hours_are_the_mean_of_finished_runs_of_the_step_or_else_of_the_notebook
     ]
     assert describe_plan(plans, 1).endswith("About 4.50 hours with 1 job, from the mean duration of finished runs.")
     assert describe_plan(plans, 3).endswith("About 1.50 hours with 3 jobs, from the mean duration of finished runs.")
+
+
+def test_plan_with_no_jobs_is_refused() -> None:
+    with pytest.raises(ParameterError, match="number of jobs is 0; it must be at least 1"):
+        describe_plan([StepPlan("a", "x.ipynb", 1, ("a",), (1.0,))], 0)
 
 
 def test_study_that_is_finished_takes_no_hours() -> None:
