@@ -1,21 +1,22 @@
 """Is this machine ready? One line per thing that the notebooks need, OK or FAIL, and what to do about it."""
 
-import importlib.metadata
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from cadenza_lib.core.errors import CadenzaError
+from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.core.processes import THREAD_VARIABLES, core_count, thread_limit
 
-__all__ = ["CheckLine", "environment_report", "main"]
+__all__ = ["CheckLine", "environment_report", "main", "unusable_variables"]
 
 _DISTRIBUTION = "cadenza-companion"
-_HAAQI = 0.339140361924  # of `_check_chain`; it changes with `identity.CHAIN_VERSION`
+_HAAQI = 0.339140361924  # of `_chain`; it changes with `identity.CHAIN_VERSION`
 _TOLERANCE = 1e-6  # processors and builds of numpy differ by less than 1e-11
 
 
@@ -30,22 +31,18 @@ class CheckLine:
 
 
 def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
-    """Return a line for Python, each package, the device, settings of the shell, the chain, its kernels and the data.
+    """Return a line for Python, each package, the device, the chain, its kernels, the data, and unusable variables.
 
     Parameters
     ----------
     corpus : Path or str, optional
         Where the real data lie. Default: the environment variable CADENZA_CORPUS, if set.
     """
-    return [
-        CheckLine(True, "python", platform.python_version()),
-        *_check_packages(),
-        _check_device(),
-        *_check_variables(),
-        _check_chain(),
-        _check_kernels(),
-        _check_corpus(corpus or os.environ.get("CADENZA_CORPUS")),
-    ]
+    checks: dict[str, Callable[[], str]] = {"python": platform.python_version}
+    checks |= {requirement.name: partial(_package, requirement) for requirement in _requirements()}
+    checks |= {"device": _device, "chain": _chain, "kernels": _kernels}
+    checks["data"] = partial(_data, corpus or os.environ.get("CADENZA_CORPUS"))
+    return [_line(name, check) for name, check in checks.items()] + unusable_variables()
 
 
 def main(corpus: Path | str | None = None) -> int:
@@ -60,37 +57,83 @@ def main(corpus: Path | str | None = None) -> int:
     return 1 if failed else 0
 
 
-def _check_packages() -> Iterator[CheckLine]:
-    """Compare installed versions with those that the package asks for, without importing anything."""
+def _line(name: str, check: Callable[[], str]) -> CheckLine:
+    """Return what a check returns or raises, a UserWarning if one can do without it."""
     try:
-        requirements = [Requirement(text) for text in importlib.metadata.requires(_DISTRIBUTION) or []]
-    except importlib.metadata.PackageNotFoundError:
-        yield CheckLine(False, _DISTRIBUTION, "not installed; run pip install -e . in the repository")
-        return
-    for requirement in requirements:
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue  # it belongs to an extra
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = "not installed"
-        # A CPU build of torch calls itself 2.13.0+cpu, which "==2.13.0" admits.
-        ok = version != "not installed" and requirement.specifier.contains(version, prereleases=True)
-        yield CheckLine(ok, requirement.name, version if ok else f"{version}; run pip install '{requirement}'")
+        return CheckLine(True, name, check())
+    except UserWarning as warning:
+        return CheckLine(False, name, str(warning), required=False)
+    except CadenzaError as error:
+        return CheckLine(False, name, str(error))
+    except Exception as error:  # broken builds of torch, numba and soxr fail in their own ways
+        return CheckLine(False, name, f"{type(error).__name__}: {error}; run pip install -e . in the repository")
 
 
-def _check_device() -> CheckLine:
+def _requirements() -> list[Requirement]:
+    """Return what the installed package asks for, without its extras, which have markers."""
     try:
-        import torch
-
-        detail = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {core_count()} cores"
-    except Exception as error:  # a broken build fails in its own ways: ImportError, OSError, RuntimeError
-        return CheckLine(False, "device", f"torch does not load ({error}); reinstall it")
-    return CheckLine(True, "device", detail)
+        texts = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        texts = [_DISTRIBUTION]
+    return [requirement for requirement in map(Requirement, texts) if requirement.marker is None]
 
 
-def _check_variables() -> Iterator[CheckLine]:
-    """Name the environment variables that are ignored because their values are unusable."""
+def _package(requirement: Requirement) -> str:
+    """Return the installed version of a package, without importing it."""
+    version = metadata.version(requirement.name)
+    # A CPU build of torch calls itself 2.13.0+cpu, which "==2.13.0" admits.
+    if not requirement.specifier.contains(version, prereleases=True):
+        raise ParameterError(f"{version}, but {requirement.specifier} is needed; run pip install '{requirement}'")
+    return version
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {core_count()} cores"
+
+
+def _chain() -> str:
+    """Score a second of music, with the mixture in the place of each stem."""
+    import torch
+
+    from cadenza_lib.data.demo import tiny_listener, tiny_song
+    from cadenza_lib.scoring import evaluation
+    from cadenza_lib.separation.separators import load
+
+    song, listener, gains_db = tiny_song(1.0), tiny_listener(), torch.tensor([6.0, -3.0, 0.0, 3.0])
+    output = evaluation.enhance(song, load("mixture", "cpu")(song), gains_db, listener)
+    score = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, "check").mean
+    if abs(score - _HAAQI) > _TOLERANCE:
+        raise ParameterError(f"HAAQI is {score:.6f} instead of {_HAAQI:.6f}; install the versions of constraints.txt")
+    return f"HAAQI {score:.6f}"
+
+
+def _kernels() -> str:
+    """Return where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
+    from cadenza_lib.haaqi import kernels
+
+    directory = kernels.neural.stats.cache_path
+    if directory is None:
+        raise UserWarning("not kept, so each process compiles them again; set NUMBA_CACHE_DIR to a writable directory")
+    return f"kept in {directory}"
+
+
+def _data(path: Path | str | None) -> str:
+    """Return the splits of a corpus, after reading their metadata."""
+    if path is None:
+        return "none given; the demo corpus is built in"
+    from cadenza_lib.data.corpus import Corpus
+
+    corpus = Corpus(path)
+    names = sorted(file.name.split(".")[1] for file in corpus.metadata.glob("scenes.*.json"))
+    if not names:
+        raise CorpusError(f"{path} has no metadata/scenes.*.json; see data/README.md")
+    return f"{path} has the splits {', '.join(corpus.split(name).name for name in names)}"
+
+
+def unusable_variables() -> list[CheckLine]:
+    """Return a line for each environment variable that is ignored because its value is unusable."""
     problems = {}
     if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
         problems["TMPDIR"] = f"{folder} is not a writable directory"
@@ -101,56 +144,4 @@ def _check_variables() -> Iterator[CheckLine]:
         import matplotlib  # noqa: F401
     except ValueError:
         problems["MPLBACKEND"] = f"{os.environ.get('MPLBACKEND')!r} is not a backend of matplotlib"
-    for name, problem in problems.items():
-        yield CheckLine(False, name, f"{problem}; correct or unset it", required=False)
-
-
-def _check_chain() -> CheckLine:
-    """Score a second of music, with the mixture in the place of each stem."""
-    try:
-        import torch
-
-        from cadenza_lib.data.demo import tiny_listener, tiny_song
-        from cadenza_lib.scoring import evaluation
-        from cadenza_lib.separation.separators import load
-
-        song, listener, gains_db = tiny_song(1.0), tiny_listener(), torch.tensor([6.0, -3.0, 0.0, 3.0])
-        output = evaluation.enhance(song, load("mixture", "cpu")(song), gains_db, listener)
-        score = evaluation.score(output, evaluation.reference_remix(song, gains_db), listener, "check").mean
-    except Exception as error:  # numba, llvmlite and soxr break in their own ways
-        return CheckLine(False, "chain", f"it does not run ({error}); reinstall the packages")
-    ok = abs(score - _HAAQI) < _TOLERANCE
-    return CheckLine(
-        ok, "chain", f"HAAQI {score:.6f}" + ("" if ok else f" instead of {_HAAQI}; reinstall the packages")
-    )
-
-
-def _check_kernels() -> CheckLine:
-    """Say where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
-    try:
-        from cadenza_lib.haaqi import kernels
-    except Exception as error:
-        return CheckLine(False, "kernels", f"HAAQI does not load ({error}); reinstall numba")
-    directory = kernels.neural.stats.cache_path
-    if directory is None:
-        detail = "not kept, so each process compiles them again; set NUMBA_CACHE_DIR to a writable directory"
-        return CheckLine(False, "kernels", detail, required=False)
-    return CheckLine(True, "kernels", f"kept in {directory}")
-
-
-def _check_corpus(path: Path | str | None) -> CheckLine:
-    if path is None:
-        return CheckLine(True, "data", "none given; the demo corpus is built in", required=False)
-    try:
-        from cadenza_lib.data.corpus import Corpus
-
-        corpus = Corpus(path)
-        names = sorted(file.name.split(".")[1] for file in corpus.metadata.glob("scenes.*.json"))
-        splits = [corpus.split(name).name for name in names]
-    except CadenzaError as error:
-        return CheckLine(False, "data", str(error))
-    if not splits:
-        return CheckLine(
-            False, "data", f"{path} has no metadata/scenes.*.json; see data/README.md for the expected tree"
-        )
-    return CheckLine(True, "data", f"{path} has the splits {', '.join(splits)}")
+    return [CheckLine(False, name, f"{text}; correct or unset it", required=False) for name, text in problems.items()]

@@ -72,11 +72,11 @@ def test_where_no_directory_is_safe_each_process_compiles_and_the_check_tells(tm
     (tmp_path / f"cadenza-kernels-{os.getuid()}").chmod(0o777)  # where others may put code that we would execute
     code = """
 import torch
-from cadenza_lib.runs.check import _check_kernels
+from cadenza_lib.runs.check import _kernels, _line
 from cadenza_lib.haaqi import score
 from cadenza_lib.audio.loudness import integrated_loudness
 score._announce_compilation()
-line = _check_kernels()
+line = _line("kernels", _kernels)
 signal = torch.linspace(-0.5, 0.5, 40000, dtype=torch.float64).expand(2, -1)
 print(json.dumps([float(integrated_loudness(signal, 44100)), line.ok, line.required, line.detail]))
 """

@@ -3,6 +3,7 @@
 import importlib.metadata
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,25 +37,30 @@ def test_this_environment_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
 def test_package_of_another_version_than_pinned_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     requirements = ["torch==0.1", "numpy>=2", "no-such-package>=1", "ruff; extra == 'dev'"]
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: requirements)
-    torch, numpy, missing = check._check_packages()
+    torch, numpy, missing = [
+        line for line in environment_report() if line.name in ("torch", "numpy", "no-such-package")
+    ]
     assert not torch.ok
-    assert torch.detail.endswith("; run pip install 'torch==0.1'")
+    assert torch.detail.endswith("but ==0.1 is needed; run pip install 'torch==0.1'")
     assert numpy.ok
-    assert missing == CheckLine(False, "no-such-package", "not installed; run pip install 'no-such-package>=1'")
+    assert not missing.ok
+    assert "No package metadata was found for no-such-package; run pip install -e ." in missing.detail
 
 
 def test_chain_with_another_score_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert check._check_chain() == CheckLine(True, "chain", "HAAQI 0.339140")
+    assert check._line("chain", check._chain) == CheckLine(True, "chain", "HAAQI 0.339140")
     monkeypatch.setattr(check, "_HAAQI", 0.5)
-    assert check._check_chain() == CheckLine(False, "chain", "HAAQI 0.339140 instead of 0.5; reinstall the packages")
+    assert check._line("chain", check._chain) == CheckLine(
+        False, "chain", "HAAQI is 0.339140 instead of 0.500000; install the versions of constraints.txt"
+    )
 
 
 def test_corpus_is_read_and_tells_its_splits(tmp_path: Path) -> None:
     root = tiny_corpus(tmp_path / "tiny", 0.5)
-    assert check._check_corpus(root) == CheckLine(True, "data", f"{root} has the splits train")
+    assert check._line("data", partial(check._data, root)) == CheckLine(True, "data", f"{root} has the splits train")
     (root / "metadata/gains.json").write_text("{")
-    assert not check._check_corpus(root).ok
-    assert "gains.json is not valid JSON" in check._check_corpus(root).detail
+    assert not check._line("data", partial(check._data, root)).ok
+    assert "gains.json is not valid JSON" in check._line("data", partial(check._data, root)).detail
 
 
 def test_corpus_of_the_environment_is_checked(
@@ -66,9 +72,7 @@ def test_corpus_of_the_environment_is_checked(
 
 
 def test_no_corpus_is_no_failure() -> None:
-    assert check._check_corpus(None) == CheckLine(
-        True, "data", "none given; the demo corpus is built in", required=False
-    )
+    assert check._data(None) == "none given; the demo corpus is built in"
 
 
 def test_check_does_not_import_torchaudio() -> None:

@@ -69,7 +69,7 @@ def test_no_setting_of_a_person_changes_a_picture_or_stops_a_run(tmp_path: Path)
 
 
 def test_settings_of_a_shell_that_cannot_be_used_are_named_by_the_check() -> None:
-    program = "from cadenza_lib.runs import check\nfor line in check._check_variables(): print(*vars(line).values())"
+    program = "from cadenza_lib.runs import check\nfor line in check.unusable_variables(): print(*vars(line).values())"
     variables = {
         "TMPDIR": "/proc/nowhere",
         "MPLBACKEND": "nonsense",
