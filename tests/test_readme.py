@@ -30,7 +30,7 @@ ELSEWHERE = {
     "make demo": (".ci/run", "make demo"),
     "make test": (".ci/run", "make test"),
     "make lab": ("Makefile", "jupyter lab --ip 127.0.0.1"),  # the browser tests work in a JupyterLab of their own
-    ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", 'dev = ["cadenza-companion[cluster]"'),  # make env
+    ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", '"cadenza-companion[cluster]"'),  # make env
 }
 SHORTER = {
     '.venv/bin/papermill notebooks/03_evaluate.ipynb out.ipynb -p system mixture -p out_dir "$PWD/runs/mixture"': (
