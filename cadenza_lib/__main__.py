@@ -5,8 +5,9 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cadenza_lib import __version__
 from cadenza_lib.core.errors import CadenzaError, ParameterError
@@ -16,12 +17,7 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 for an error, 2 for wrong usage, 130 for an interrupt."""
-    parser = argparse.ArgumentParser(prog="cadenza", description="Music rebalanced for hearing-aid listeners.")
-    parser.add_argument("--version", action="version", version=f"cadenza {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_check, _add_run, _add_data, _add_submit):
-        add(commands)
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     if arguments is None:
         _set_up_interpreter()
     logging.basicConfig(format="%(message)s")
@@ -37,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up_interpreter() -> None:
-    """Let a shell's settings of Python neither break file names nor make errors of warnings or of what is printed.
+    """Keep a shell's settings of Python from breaking file names and from turning warnings and prints into errors.
 
-    Python reads some of them only when it starts, so that it may have to start again.
+    Python reads some of them only when it starts, so it may have to start again.
     """
     if "PYTHONWARNINGS" in os.environ or sys.getfilesystemencoding() != "utf-8":
         os.environ.pop("PYTHONWARNINGS", None)
@@ -48,31 +44,17 @@ def _set_up_interpreter() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-# Each command adds its own parser and sets `function`. Libraries are imported when a command runs: help is quick.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cadenza", description="Music rebalanced for hearing-aid listeners.")
+    parser.add_argument("--version", action="version", version=f"cadenza {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    check = _add(commands, "check", "say whether this machine is ready", _check)
+    check.add_argument("path", nargs="?", type=Path, metavar="PATH", help="the data set (default: $CADENZA_CORPUS)")
 
-def _add_check(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "check", help="say whether this machine is ready", description="Check the environment."
-    )
-    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="the data set (default: $CADENZA_CORPUS)")
-    parser.set_defaults(function=_check)
-
-
-def _check(options: argparse.Namespace) -> int:
-    from cadenza_lib.runs import check
-
-    return check.main(options.path)
-
-
-def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "run",
-        help="run a notebook or a study",
-        description="Run a notebook (.ipynb) or a study (.yaml); what is finished and unchanged is not run again.",
-    )
-    parser.add_argument("target", type=Path, metavar="TARGET", help="a notebook (.ipynb) or a study (.yaml)")
-    parser.add_argument(
+    run = _add(commands, "run", "run a notebook or a study", _run)
+    run.add_argument("target", type=Path, metavar="TARGET", help="a notebook (.ipynb) or a study (.yaml)")
+    run.add_argument(
         "-p",
         dest="parameters",
         nargs=2,
@@ -81,21 +63,55 @@ def _add_run(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar=("NAME", "VALUE"),
         help="set a parameter; a path to a directory is written with a slash, such as ./data (may be repeated)",
     )
-    parser.add_argument("-o", "--out-dir", type=Path, metavar="OUT_DIR", help="default: runs/<name of TARGET>")
-    parser.add_argument(
-        "--jobs", type=int, metavar="N", help="notebooks of a study at the same time (default: one per core)"
-    )
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS", help="run a study on dask.distributed, such as tcp://host:8786"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="say what is left to do of a study, and how long that takes here"
-    )
-    parser.add_argument("--force", action="store_true", help="compute again also what is finished or kept")
-    parser.set_defaults(function=_run)
+    run.add_argument("-o", "--out-dir", type=Path, metavar="OUT_DIR", help="default: runs/<name of TARGET>")
+    run.add_argument("--jobs", type=int, metavar="N", help="notebooks of a study at once (default: one per core)")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="run a study on dask.distributed: tcp://host:8786")
+    run.add_argument("--dry-run", action="store_true", help="tell how many runs of a study are left")
+    run.add_argument("--force", action="store_true", help="compute again also what is finished or kept")
+
+    data = commands.add_parser("data", help="check, complete or simulate a data set", description="Real data sets.")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    check = _add(actions, "check", "say what is there, missing or damaged", _check_data)
+    check.add_argument("path", type=Path, metavar="PATH", help="a corpus, or a folder of songs")
+
+    songs = _add(actions, "import", "add songs of a folder or table to a corpus", _import)
+    songs.add_argument("source", type=Path, metavar="SOURCE", help="folder of songs, MoisesDB, or a table (.csv)")
+
+    scenes = _add(actions, "scenes", "draw scenes and their listeners", _draw_scenes)
+    scenes.add_argument("--per-song", type=int, default=4, metavar="N", help="scenes per song (default: 4)")
+    scenes.add_argument("--listeners", type=int, default=2, metavar="N", help="listeners per scene (default: 2)")
+    scenes.add_argument("--like", metavar="SPLIT", help="take songs and listeners of this split where there are none")
+    scenes.add_argument("--force", action="store_true", help="replace other scenes")
+
+    simulate = _add(actions, "simulate", "write the songs at the ears", _simulate)
+    simulate.add_argument("--jobs", type=int, metavar="N", help="files at the same time (default: one per core)")
+    simulate.add_argument("--dry-run", action="store_true", help="only say how much disk it takes")
+
+    for action in (songs, scenes, simulate):
+        action.add_argument("path", type=Path, metavar="PATH", help="the corpus")
+        action.add_argument("--split", default="train", help="default: train")
+    return parser
+
+
+def _add(commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=function.__doc__)
+    parser.set_defaults(function=function)
+    return parser
+
+
+# The docstring of a command is its description. Libraries are imported when a command runs, so that help is quick.
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Check packages, settings of the shell, the score of a second of music, and the data set."""
+    from cadenza_lib.runs import check
+
+    return check.main(options.path)
 
 
 def _run(options: argparse.Namespace) -> int:
+    """Run a notebook (.ipynb) or a study (.yaml); what is finished and unchanged is not run again."""
     suffix = options.target.suffix
     texts = dict(options.parameters)
     if suffix in (".yaml", ".yml"):
@@ -106,11 +122,12 @@ def _run(options: argparse.Namespace) -> int:
         raise ParameterError(
             f"{options.target} is one notebook, so --jobs, --scheduler and --dry-run mean nothing; leave them out."
         )
-    from cadenza_lib.runs import notebooks
+    from cadenza_lib.runs.notebooks import execute
+    from cadenza_lib.runs.parameters import parse_parameters
 
-    manifest = notebooks.execute(
+    manifest = execute(
         options.target,
-        notebooks.parse_parameters(options.target, texts),
+        parse_parameters(options.target, texts),
         options.out_dir or Path("runs") / options.target.stem,
         force=options.force,
         progress=True,
@@ -126,7 +143,7 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
     from cadenza_lib.core import processes
     from cadenza_lib.runs import execution
-    from cadenza_lib.runs.notebooks import RunError
+    from cadenza_lib.runs.kernel import RunError
     from cadenza_lib.runs.study import load_study
 
     if options.scheduler is not None and options.jobs is not None:
@@ -156,37 +173,6 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
     return 0
 
 
-def _add_data(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser("data", help="check, complete or simulate a data set", description="Real data sets.")
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-
-    check = actions.add_parser("check", help="say what is there, missing or damaged", description=_check_data.__doc__)
-    check.add_argument("path", type=Path, metavar="PATH", help="a corpus, or a folder of songs")
-    check.set_defaults(function=_check_data)
-
-    add = actions.add_parser("import", help="add songs of a folder or table to a corpus", description=_import.__doc__)
-    add.add_argument(
-        "source", type=Path, metavar="SOURCE", help="folder of songs, MoisesDB, or a table (.csv) of paths"
-    )
-    add.set_defaults(function=_import)
-
-    scenes = actions.add_parser("scenes", help="draw scenes and their listeners", description=_draw_scenes.__doc__)
-    scenes.add_argument("--per-song", type=int, default=4, metavar="N", help="scenes per song (default: 4)")
-    scenes.add_argument("--listeners", type=int, default=2, metavar="N", help="listeners per scene (default: 2)")
-    scenes.add_argument("--like", metavar="SPLIT", help="take songs and listeners of this split where there are none")
-    scenes.add_argument("--force", action="store_true", help="replace other scenes")
-    scenes.set_defaults(function=_draw_scenes)
-
-    simulate = actions.add_parser("simulate", help="write the songs at the ears", description=_simulate.__doc__)
-    simulate.add_argument("--jobs", type=int, metavar="N", help="files at the same time (default: one per core)")
-    simulate.add_argument("--dry-run", action="store_true", help="only say how much disk it takes")
-    simulate.set_defaults(function=_simulate)
-
-    for action in (add, scenes, simulate):
-        action.add_argument("path", type=Path, metavar="PATH", help="the corpus")
-        action.add_argument("--split", default="train", help="default: train")
-
-
 def _check_data(options: argparse.Namespace) -> int:
     """Say what a data set has, what is missing or damaged, and what each split can run; 1 if there is damage."""
     from cadenza_lib.data.datasets import check_data
@@ -201,14 +187,14 @@ def _check_data(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table of paths."""
+    """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table (.csv)."""
     from collections import Counter
 
     from cadenza_lib.data.supplement import import_songs
 
     counts = Counter(import_songs(options.source, options.path, options.split).values())
-    told = ", ".join(f"{counts[state]} {state}" for state in ("added", "kept", "replaced"))
-    print(f"Split {options.split} of {options.path}: {told}.")
+    states = ", ".join(f"{counts[state]} {state}" for state in ("added", "kept", "replaced"))
+    print(f"Split {options.split} of {options.path}: {states}.")
     return 0
 
 
@@ -239,29 +225,6 @@ def _simulate(options: argparse.Namespace) -> int:
     if not options.dry_run:
         simulate(corpus, options.split, options.jobs)
         print(f"Split {options.split} of {options.path} has {len(plan.songs)} songs at the ears.")
-    return 0
-
-
-def _add_submit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    parser = commands.add_parser(
-        "submit",
-        help="check and collect the files of a submission",
-        description="Check the signals of a finished evaluation and copy them as the challenge wants them.",
-    )
-    parser.add_argument("evaluation", type=Path, metavar="EVALUATION", help="output directory of 03_evaluate")
-    parser.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="where the FLAC files go")
-    parser.set_defaults(function=_submit)
-
-
-def _submit(options: argparse.Namespace) -> int:
-    from cadenza_lib.scoring.submission import submit
-
-    submission = submit(options.evaluation, options.out_dir)
-    shares = submission.clipped_share
-    worst = max(shares, key=shares.__getitem__)
-    clipped = sum(share > 0 for share in shares.values())
-    print(f"{len(shares)} files in {submission.folder}: 16-bit FLAC, 32 kHz, two channels, as long as their scenes.")
-    print(f"{clipped} have samples at full scale; the most, {shares[worst]:.2%}, in {worst}.")
     return 0
 
 

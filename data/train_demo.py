@@ -21,7 +21,9 @@ import torch
 from tqdm import tqdm
 
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
-from cadenza_lib.core.files import DATA, atomic_path, read_json
+from cadenza_lib.core.documents import read_json
+from cadenza_lib.core.files import atomic_path
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.scenes import GAIN_STEPS_DB
 from cadenza_lib.data.synthesis import render_song

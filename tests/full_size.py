@@ -9,7 +9,8 @@ import soundfile
 from cadenza_lib.audio.acoustics import hrtf_file_name
 from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
-from cadenza_lib.core.files import make_directory, read_json, write_json
+from cadenza_lib.core.documents import read_json, write_json
+from cadenza_lib.core.files import make_directory
 from cadenza_lib.data.scenes import LOUDSPEAKER_ANGLES_DEG, gain_grid, head_positions
 from cadenza_lib.data.songs import SIGNALS
 from cadenza_lib.data.tiny import tiny_corpus

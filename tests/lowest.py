@@ -2,7 +2,8 @@
 
     python tests/lowest.py > constraints.txt
 
-Dependencies of dependencies are left to pip.
+Dependencies of dependencies are left to pip, but for pytorch-lightning, which pyclarity needs: it contains the module
+lightning_fabric too, so that two versions of it would overwrite each other.
 """
 
 import itertools
@@ -14,3 +15,5 @@ project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 for requirement in itertools.chain(project["dependencies"], *project["optional-dependencies"].values()):
     if bound := re.fullmatch(r"([\w.-]+)(\[.*\])?(>=|==)([\w.]+)", requirement):
         print(f"{bound[1]}=={bound[4]}")
+        if bound[1] == "lightning-fabric":
+            print(f"pytorch-lightning=={bound[4]}")

@@ -12,7 +12,17 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
 
 ROOMS = {
-    "core": ("errors", "compiled", "conventions", "files", "identity", "processes"),
+    "core": (
+        "errors",
+        "compiled",
+        "conventions",
+        "paths",
+        "files",
+        "documents",
+        "tables",
+        "identity",
+        "processes",
+    ),
     "audio": ("resampling", "loudness", "acoustics", "heads"),
     "data": (
         "listeners",
@@ -70,7 +80,6 @@ ROOMS = {
         "bases",
         "sweep",
         "optimiser",
-        "submission",
         "levels",
     ),
     "training": ("targets", "segments", "files", "launch", "finetuning"),
@@ -83,7 +92,15 @@ ROOMS = {
     ),
     "figures": ("common", "sound", "systems", "listeners"),
     "listening": ("player", "stages", "explore"),
-    "runs": ("page", "notebooks", "study", "cost", "execution", "check"),
+    "runs": (
+        "page",
+        "parameters",
+        "kernel",
+        "notebooks",
+        "study",
+        "execution",
+        "check",
+    ),
 }
 """The rooms in the order of the study, each with its modules: a module imports only from those before it."""
 

@@ -19,7 +19,7 @@ from stubs import POINT_CELLS, POINT_PARAMETERS, write_notebook
 from test_imports import ROOMS
 
 from cadenza_lib.core.conventions import STEMS
-from cadenza_lib.core.files import write_json
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.tiny import tiny_corpus

@@ -27,9 +27,11 @@ from cadenza_lib.chain.fusion import MIXTURE_WEIGHT, simplex_weights
 from cadenza_lib.chain.output import output_stage
 from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, at_output_rate, finish
 from cadenza_lib.core.conventions import EARS, HAAQI_SAMPLE_RATE, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import as_tuples, fill, read_json, write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import as_tuples, file_name, fill, make_directory, read_json, write_json
+from cadenza_lib.core.files import make_directory
 from cadenza_lib.core.identity import digest
+from cadenza_lib.core.paths import file_name
 from cadenza_lib.data.listeners import (
     SEVERITY_CLASSES,
     better_ear_pta_db_hl,

@@ -18,8 +18,8 @@ from cadenza_lib.chain.fusion import ModelWeights, add_mixture, check_fit, combi
 from cadenza_lib.chain.output import Output, output_stage, play
 from cadenza_lib.chain.remix import MIXTURE_PLACES, apply_gains, downmix, mixture_scale
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import as_tuples
 from cadenza_lib.data.corpus import AtEarSong, check_not_silent
 from cadenza_lib.data.listeners import Listener
 

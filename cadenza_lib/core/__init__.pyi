@@ -1,6 +1,7 @@
 from .conventions import EARS, OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
 from .errors import CadenzaError
-from .files import NameOrPath, make_directory
+from .files import make_directory
+from .paths import NameOrPath
 from .processes import process_pool
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How inner loops become machine code: numba without the GIL, kept on the disk wherever that can be."""
+"""Inner loops as machine code: numba without the GIL, cached on disk wherever possible."""
 
 import hashlib
 import os
@@ -59,9 +59,9 @@ def _folder_stamp(folder: Path) -> str:
 
 
 def _temporary_directory() -> str:
-    """Return a directory that this user alone can write to, because what lies there will be executed, or ""."""
+    """Return a directory that only this user can write to, because its content will be executed; "" if impossible."""
     try:
-        user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has temporary directories for each user
+        user = os.getuid() if hasattr(os, "getuid") else "user"  # Windows has a temporary directory for each user
         directory = Path(tempfile.gettempdir()) / f"cadenza-kernels-{user}"
         directory.mkdir(mode=0o700, exist_ok=True)
         status = directory.lstat()

@@ -1,18 +1,18 @@
 """The errors a user can cause.
 
-Each one is a `CadenzaError` whose one sentence names the file or argument, the value found, the bound it breaks and
-what to do about it. Anything else that escapes from this package is a bug.
+Each is a `CadenzaError` whose one sentence names the file or argument, its value, the bound that it breaks and what to
+do about it. Any other exception that escapes from this package is a bug.
 """
 
 __all__ = ["AudioError", "CadenzaError", "CorpusError", "ModelError", "ParameterError"]
 
-_LONGEST = 1200  # characters of a sentence: a value in it may be a whole file
+_MAX_LENGTH = 1200  # characters of a sentence: a value in it may be a whole file
 
 
 class CadenzaError(Exception):
     """Base of every error that a user of this package can cause.
 
-    The sentence becomes one line that every terminal and file can hold, whatever the names and values in it are.
+    The sentence becomes one printable line, whatever the names and values in it are.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -36,7 +36,7 @@ class ParameterError(CadenzaError, ValueError):
 
 
 def _one_line(text: str) -> str:
-    """Return a text without line breaks, other control characters escaped, and the middle left out if it is long."""
+    """Return a text without line breaks, with control characters escaped, and without its middle if it is long."""
     line = " ".join(part.strip() for part in text.splitlines())
     line = "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    return line if len(line) <= _MAX_LENGTH else f"{line[: _MAX_LENGTH // 2]} ... {line[-_MAX_LENGTH // 2 :]}"

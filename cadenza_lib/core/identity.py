@@ -1,13 +1,13 @@
-"""The identity of what a result was computed from, and directories that results are kept in.
+"""The identity of what a result was computed from, and the directories in which results are kept.
 
-Whatever is kept for a later call carries the identity of all that decides it. A change is noticed, and the result is
-computed again or refused; what decides nothing, such as another path of the same corpus, is not noticed.
+Whatever is kept for a later call carries the identity of everything that decides it. If that changes, the result is
+computed again or refused; what decides nothing, such as another path of the same corpus, makes no difference.
 
     kept                                  where                         decided by                         if it changed
     score, enhanced signal (`evaluate`)   `identity` in scores.csv      pair, weights, settings            again
-    score of a fusion (`Sweep`)           `identity` in scores.csv      pair, weights, `mixture_into`      again
+    score of a fusion (`Sweep`)           `identity` in scores.csv      pair, weights, chain settings      again
     personal settings                     `identity` in personal/*.json pairs, weights, steps, excerpt     again
-    scores over levels                    name of each file             pair, weights, levels              again
+    scores over levels                    name of each file             pair, weights, levels, chain       again
     separation                            name of each entry            mixture, weights, chunks           again
     song at the ears (`simulate`)         sources.json beside it        dry song, responses                again
     song of a corpus (`import_songs`)     sources.json beside it        files that it was imported from    again
@@ -15,8 +15,8 @@ computed again or refused; what decides nothing, such as another path of the sam
     training state                        inputs.json                   first weights, songs, listeners    refused
     run of a notebook                     manifest.json                 notebook, parameters, inputs       again
 
-A pair is its scene, gains, audiogram and song at the ears (`Corpus.pair_identity`). Results are also decided by
-`CHAIN_VERSION`. A run that is forced drops what earlier runs have kept in its directory (`results_lock`).
+A pair consists of its scene, gains, audiogram and song at the ears (`Corpus.pair_identity`). `CHAIN_VERSION` decides
+all results too. A forced run removes what earlier runs have kept in its directory (`results_lock`).
 """
 
 import hashlib
@@ -30,8 +30,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cadenza_lib.core.documents import fill, read_json, write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import fill, locked, read_json, regular_file, write_errors, write_json
+from cadenza_lib.core.files import locked, write_errors
+from cadenza_lib.core.paths import regular_file
 
 __all__ = [
     "CHAIN_VERSION",
@@ -45,10 +47,10 @@ __all__ = [
 ]
 
 CHAIN_VERSION = 1
-"""To be raised when the chain, HAAQI or the demo's songs and heads give other numbers than before."""
+"""To be increased when the chain, HAAQI or the demo's songs and heads give other numbers than before."""
 
 FORCE_VARIABLE = "CADENZA_FORCE"
-"""Environment variable that names a forced run to the code in its notebook; empty in a run that is not."""
+"""Environment variable with the name of a forced run, for the code in its notebook; empty in other runs."""
 
 _HEX_DIGITS = 16  # 64 bits: among a million results, two different ones agree with a probability of 3e-8
 _LARGE_BYTES = 1 << 24  # a file of an excerpt of ten seconds is ten times smaller, one of a song twice as large
@@ -59,7 +61,7 @@ SettingsType = TypeVar("SettingsType")
 
 
 def digest(*parts: Any) -> str:
-    """Return a short text that tells values, such as JSON has them, from all others.
+    """Return a short text that identifies values of JSON.
 
     >>> digest(1, [0.5]) == digest(1, [0.5]), digest(1, [0.5]) == digest(1, [0.25])
     (True, False)
@@ -68,7 +70,7 @@ def digest(*parts: Any) -> str:
 
 
 def file_identity(path: Path) -> str:
-    """Return the SHA-256 of a file's content; it is computed once for each size, time and inode of the file.
+    """Return the SHA-256 of a file's content, which is computed once for each size, time and inode of the file.
 
     Raises
     ------
@@ -82,7 +84,7 @@ def file_identity(path: Path) -> str:
 def song_file_identity(path: Path) -> str:
     """Return the identity of a file of audio: its SHA-256, or for a large one that of its size, time and some blocks.
 
-    A data set has hundreds of gigabytes, which must not be read whenever its results are looked at. So large files
+    A data set has hundreds of gigabytes, which must not be read each time that its results are used. So large files
     that are copied without their times (`cp` without `-p`) count as changed.
 
     Raises
@@ -120,15 +122,15 @@ def _sampled_sha256(path: Path, status: tuple[int, ...]) -> str:
 def results_lock(lock: Path, *products: str, with_children: bool = False) -> Iterator[int]:
     """Hold the lock of a directory of growing results, and yield its descriptor; see `files.locked`.
 
-    The lock file holds the name of the last forced run that had it. In a forced run with another name, what is kept in
-    the directory is removed first.
+    The lock file contains the name of the last forced run that held it. A forced run with another name first removes
+    what is kept in the directory.
 
     Parameters
     ----------
     lock
         Path of the lock file, in the directory.
     *products
-        Names of what is kept there, patterns as for `Path.glob`.
+        Names of the results, as patterns for `Path.glob`.
     with_children
         As for `files.locked`.
     """
@@ -149,27 +151,27 @@ def claim(
     places: Collection[str] = (),
     are_the_same: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Mark a directory as that of these settings, a dataclass, by a JSON file in it, or refuse if it is another's.
+    """Claim a directory for settings, a dataclass, by a JSON file in it; refuse if it has other settings.
 
     Parameters
     ----------
     path
         The JSON file.
     settings
-        What all results in the directory have in common.
+        Settings that all results in the directory have in common.
     free
-        Fields that may change, since they decide nothing.
+        Fields that may change, because they decide nothing.
     places
-        Fields that say where something lies; they may change if it is the same there.
+        Fields that are paths; they may change if they lead to the same content.
     are_the_same
-        Tells whether it is, which is asked only if a place has changed.
+        Returns whether the content is the same; called only if one of `places` has changed.
 
     Raises
     ------
     ParameterError
         If the file holds other settings.
     CorpusError
-        If it does not hold settings.
+        If it does not contain settings.
     """
     values = asdict(settings)
     if path.exists():
@@ -192,7 +194,7 @@ def read_settings(path: Path, kind: type[SettingsType]) -> SettingsType:
     Raises
     ------
     CorpusError
-        If the file is missing or does not hold such settings.
+        If the file is missing or does not contain such settings.
     """
     try:
         return fill(kind, read_json(path))

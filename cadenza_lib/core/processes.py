@@ -1,7 +1,7 @@
 """Where tasks run: processes of this machine, or a cluster through dask.distributed.
 
 There is one level of parallelism at a time. Each of several processes gets an equal share of the cores for its threads,
-and learns it from the environment variable CADENZA_CORES, so that what runs inside takes no more than that share.
+which the environment variable CADENZA_CORES holds, so that what runs inside takes no more than that share.
 """
 
 import importlib
@@ -24,6 +24,7 @@ __all__ = [
     "THREAD_VARIABLES",
     "child_environment",
     "core_count",
+    "muted",
     "process_pool",
     "scheduler",
     "thread_limit",
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-"""Environment variables by which libraries learn how many threads they get."""
+"""Environment variables that limit the number of threads of libraries."""
 
 _LOGGER = logging.getLogger(__name__)
 _CORES = "CADENZA_CORES"
@@ -42,24 +43,24 @@ _LONGEST_PAUSE_S = 600.0  # between two warnings
 
 
 def core_count() -> int:
-    """Return how many cores this process may use: its share in a pool, or else what affinity and quotas leave it."""
+    """Return how many cores this process may use: its share in a pool, or else what affinity and quotas allow."""
     import joblib  # slow to import
 
     return _limited(_CORES, joblib.cpu_count())
 
 
 def child_environment() -> dict[str, str]:
-    """Return the environment of an interpreter that this one starts.
+    """Return the environment for an interpreter that this one starts.
 
-    The interpreter finds this package, reads and writes UTF-8, and has as many threads as this process has cores. What
-    a person sets for interpreters of their own, such as a start-up file, is left out.
+    The interpreter finds this package, reads and writes UTF-8, and has as many threads as this process has cores.
+    Settings for a person's own interpreters, such as a start-up file, are left out.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
     paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
     cores = core_count()
     for variable in THREAD_VARIABLES:
-        if variable in environment or cores < (os.cpu_count() or 1):  # libraries know nothing of quotas
+        if variable in environment or cores < (os.cpu_count() or 1):  # libraries ignore quotas
             environment[variable] = str(_limited(variable, cores))
     return environment
 
@@ -81,16 +82,16 @@ def thread_share(jobs: int) -> int:
 def process_pool(
     jobs: int, initializer: Callable[..., None] | None = None, initargs: tuple[Any, ...] = ()
 ) -> Iterator[Executor]:
-    """Start processes that share out the cores, and end at once with this process or at an interrupt.
+    """Yield an executor of processes that share the cores, and end at once with this process or at an interrupt.
 
     The task of a process that dies, perhaps for lack of memory, is run once more in a new one; the others go on.
 
     Parameters
     ----------
     jobs
-        How many.
+        Number of processes.
     initializer, initargs
-        What each process calls before its first task.
+        Function that each process calls before its first task, and its arguments.
 
     Raises
     ------
@@ -142,7 +143,7 @@ class _Processes(Executor):
 
     def _result(self, place: int, task: Callable[[], Any]) -> Any:
         try:
-            with self._lock:  # or a process might be started that `terminate` does not see
+            with self._lock:  # otherwise a process might start that `terminate` does not see
                 if self._is_ended:
                     raise BrokenExecutor("The processes have been ended.")
                 future = self._pools[place].submit(task)
@@ -152,7 +153,7 @@ class _Processes(Executor):
             raise
 
     def terminate(self) -> None:
-        """End the processes, whatever they are doing."""
+        """Kill the processes, whatever they are doing."""
         with self._lock:
             self._is_ended = True
             processes = [process for pool in self._pools for process in (pool._processes or {}).values()]
@@ -167,7 +168,7 @@ class _Processes(Executor):
 
 def _start(share: int | None, initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
     """Set up a process before its first task; kernels that it starts inherit its environment."""
-    # A worker that raised KeyboardInterrupt would take the next task; dead, it takes its kernel with it.
+    # A worker that raised KeyboardInterrupt would take the next task; one that dies ends its kernel too.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if share is not None:
@@ -178,7 +179,7 @@ def _start(share: int | None, initializer: Callable[..., None] | None, initargs:
 
 
 def _end_with_parent() -> None:
-    """Wait until the parent has died, by a signal that it could not pass on, and end this process."""
+    """Wait until the parent has died, by a signal that it could not pass on, and then end this process."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # this is a child
     parent.join()
@@ -186,19 +187,19 @@ def _end_with_parent() -> None:
 
 
 def thread_limit(variable: str) -> int | None:
-    """Return the number that an environment variable such as OMP_NUM_THREADS has, None if it has none above zero."""
-    first = os.environ.get(variable, "").split(",")[0]  # OpenMP takes a number for each level of nesting
+    """Return the positive number in an environment variable such as OMP_NUM_THREADS, None if it has none."""
+    first = os.environ.get(variable, "").split(",")[0]  # OpenMP accepts a number for each level of nesting
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def _limited(variable: str, count: int) -> int:
-    """Return `count`, or the number that an environment variable has if that is smaller."""
+    """Return `count`, or the number in an environment variable if that is smaller."""
     return min(count, thread_limit(variable) or count)
 
 
 @contextmanager
 def scheduler(address: str) -> Iterator[Executor]:
-    """Connect to a running dask.distributed scheduler, such as `tcp://host:8786`.
+    """Yield an executor on a running dask.distributed scheduler, such as `tcp://host:8786`.
 
     Its workers need this package, the same file system, and one thread each (`dask worker --nthreads 1`), because a
     task wants a process of its own.
@@ -220,28 +221,34 @@ def scheduler(address: str) -> Iterator[Executor]:
         raise ParameterError(
             f"Scheduler {address} does not answer ({error}); start it or check the address."
         ) from error
-    logger = logging.getLogger("distributed")  # it shows tracebacks of what the futures tell anyway
+    ended = threading.Event()
+    with muted("distributed"), client:  # it logs tracebacks of errors that the futures raise anyway
+        threading.Thread(target=_watch_workers, args=(client, address, ended), daemon=True).start()
+        try:
+            yield client.get_executor(pure=False)
+        finally:
+            ended.set()
+
+
+@contextmanager
+def muted(name: str) -> Iterator[None]:
+    """Silence a library's logger."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL)
-    ended = threading.Event()
     try:
-        with client:
-            threading.Thread(target=_watch_workers, args=(client, address, ended), daemon=True).start()
-            try:
-                yield client.get_executor(pure=False)
-            finally:
-                ended.set()
+        yield
     finally:
         logger.setLevel(level)
 
 
 def _watch_workers(client: Any, address: str, ended: threading.Event) -> None:
-    """Warn while a scheduler has no workers, less and less often."""
+    """Warn at growing intervals while a scheduler has no workers."""
     pause_s = _PATIENCE_S
     while not ended.wait(pause_s):
         try:
             has_workers = bool(client.scheduler_info()["workers"])
-        except Exception:  # the client has been closed, or the scheduler is gone, which the tasks tell
+        except Exception:  # the client is closed, or the scheduler has gone, which the tasks report
             return
         if has_workers:
             pause_s = _PATIENCE_S

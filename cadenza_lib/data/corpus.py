@@ -28,8 +28,8 @@ from cadenza_lib.audio.acoustics import at_ears, hrtf_files, load_hrtf, quantise
 from cadenza_lib.audio.loudness import BLOCK_S
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
-from cadenza_lib.core.files import absolute_path, find_path, is_inside, normal_form
 from cadenza_lib.core.identity import digest, song_file_identity
+from cadenza_lib.core.paths import absolute_path, find_path, is_inside, normal_form
 from cadenza_lib.data.listeners import audiogram_identity
 from cadenza_lib.data.metadata import Split, load_gains, load_head_positions, load_split
 from cadenza_lib.data.scenes import HeadPosition, Pair, Scene

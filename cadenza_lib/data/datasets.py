@@ -13,7 +13,7 @@ from typing import Any
 from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
-from cadenza_lib.core.files import absolute_path, find_path, list_folder, normal_form
+from cadenza_lib.core.paths import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import measurement_note
 from cadenza_lib.data.songs import READERS, SIGNALS, signal_file

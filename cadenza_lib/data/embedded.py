@@ -20,8 +20,9 @@ from torch import Tensor
 from cadenza_lib.audio.acoustics import quantise_16bit
 from cadenza_lib.audio.heads import head_hrtf, model_heads, spherical_head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
-from cadenza_lib.core.files import DATA, write_json
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.identity import digest
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.listeners import listener_entry, standard_listener_entry
 from cadenza_lib.data.population import AUDIOGRAM_FREQUENCIES, sample_listeners

@@ -18,8 +18,8 @@ import pandas as pd
 from clarity.utils.audiogram import Audiogram, Listener
 
 from cadenza_lib.core.conventions import EARS
+from cadenza_lib.core.documents import read_metadata
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import read_metadata
 from cadenza_lib.core.identity import digest
 
 __all__ = [

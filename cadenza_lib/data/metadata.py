@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.core.documents import fill, read_metadata
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import file_name, fill, read_metadata
+from cadenza_lib.core.paths import file_name
 from cadenza_lib.data.listeners import Listener, load_listeners
 from cadenza_lib.data.scenes import HeadPosition, Scene
 

@@ -23,8 +23,10 @@ from tqdm import tqdm
 from cadenza_lib.audio.acoustics import loudspeakers_to_ears, read_audio, to_16bit
 from cadenza_lib.audio.loudness import integrated_loudness, matching_gain
 from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import file_name, locked, make_directory, publish, write_errors, write_json
+from cadenza_lib.core.files import locked, make_directory, publish, write_errors
+from cadenza_lib.core.paths import file_name
 from cadenza_lib.core.processes import core_count
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.songs import RECORD, SIGNALS, SongFolder, read_record, signal_file

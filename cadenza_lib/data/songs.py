@@ -14,9 +14,10 @@ from torch import Tensor
 
 from cadenza_lib.audio.acoustics import read_audio, read_header
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.errors import AudioError, CorpusError
-from cadenza_lib.core.files import find_path, read_json
 from cadenza_lib.core.identity import digest, song_file_identity
+from cadenza_lib.core.paths import find_path
 
 __all__ = ["READERS", "RECORD", "SIGNALS", "Song", "SongFolder", "read_record", "signal_file"]
 

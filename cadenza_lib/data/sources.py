@@ -10,8 +10,10 @@ from pathlib import Path
 from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.audio.loudness import BLOCK_S
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.errors import AudioError, CorpusError
-from cadenza_lib.core.files import absolute_path, check_utf8, file_name, find_path, is_inside, read_json, read_table
+from cadenza_lib.core.paths import absolute_path, check_utf8, file_name, find_path, is_inside
+from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.datasets import MUSDB18_SPLITS, song_folders
 from cadenza_lib.data.songs import SIGNALS, signal_file
 

@@ -18,9 +18,11 @@ from tqdm import tqdm
 
 from cadenza_lib.audio.acoustics import read_audio
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import absolute_path, find_path, make_directory, publish, read_json, write_json
+from cadenza_lib.core.files import make_directory, publish
 from cadenza_lib.core.identity import digest, file_identity
+from cadenza_lib.core.paths import absolute_path, find_path
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.metadata import load_songs
 from cadenza_lib.data.scenes import sample_scene_listeners, sample_scenes

@@ -11,7 +11,8 @@ from torch import Tensor
 from cadenza_lib.audio.acoustics import hrtf_files, quantise_16bit
 from cadenza_lib.audio.heads import spherical_head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
-from cadenza_lib.core.files import make_directory, write_json
+from cadenza_lib.core.documents import write_json
+from cadenza_lib.core.files import make_directory
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.listeners import Listener, standard_audiogram, standard_listener_entry
 from cadenza_lib.data.scenes import gain_grid, head_positions, sample_scene_listeners, sample_scenes

@@ -1,34 +1,28 @@
 """Is this machine ready? One line per thing that the notebooks need, OK or FAIL, and what to do about it."""
 
-import importlib.metadata
 import os
 import platform
-import shutil
-import sys
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.core.processes import THREAD_VARIABLES, core_count, thread_limit
 
-__all__ = ["CheckLine", "environment_report", "main"]
+__all__ = ["CheckLine", "environment_report", "main", "unusable_variables"]
 
 _DISTRIBUTION = "cadenza-companion"
-_MODULES = {
-    "pyclarity": "clarity",
-    "pytorch-lightning": "pytorch_lightning",
-    "pyyaml": "yaml",
-}  # where a distribution and its module differ in name
-_MIN_FREE_GB = 2.0
-_ROOT = Path(__file__).parents[2]
+_HAAQI = 0.339140361924  # of `_chain`; it changes with `identity.CHAIN_VERSION`
+_TOLERANCE = 1e-6  # processors and builds of numpy differ by less than 1e-11
 
 
 @dataclass(frozen=True)
 class CheckLine:
-    """One thing that was looked at."""
+    """One checked thing."""
 
     ok: bool
     name: str
@@ -37,26 +31,18 @@ class CheckLine:
 
 
 def environment_report(corpus: Path | str | None = None) -> list[CheckLine]:
-    """Look at Python, packages, device, disk, kernels, settings of the shell, demo checkpoint and data.
+    """Return a line for Python, each package, the device, the chain, its kernels, the data, and unusable variables.
 
     Parameters
     ----------
     corpus : Path or str, optional
         Where the real data lie. Default: the environment variable CADENZA_CORPUS, if set.
     """
-    corpus = corpus or os.environ.get("CADENZA_CORPUS")
-    return [
-        _check_python(),
-        *_check_packages(),
-        _check_torchaudio(),
-        _check_device(),
-        _check_disk(Path.cwd()),
-        _check_temporary_directory(),
-        *_check_variables(),
-        _check_kernels(),
-        _check_demo_checkpoint(_ROOT / "data"),
-        _check_corpus(None if corpus is None else Path(corpus).expanduser()),
-    ]
+    checks: dict[str, Callable[[], str]] = {"python": platform.python_version}
+    checks |= {requirement.name: partial(_package, requirement) for requirement in _requirements()}
+    checks |= {"device": _device, "chain": _chain, "kernels": _kernels}
+    checks["data"] = partial(_data, corpus or os.environ.get("CADENZA_CORPUS"))
+    return [_line(name, check) for name, check in checks.items()] + unusable_variables()
 
 
 def main(corpus: Path | str | None = None) -> int:
@@ -71,120 +57,92 @@ def main(corpus: Path | str | None = None) -> int:
     return 1 if failed else 0
 
 
-def _check_python() -> CheckLine:
-    ok = sys.version_info >= (3, 11)
-    hint = "" if ok else "; 3.11 or later is needed, make a new environment"
-    return CheckLine(ok, "python", f"{platform.python_version()} in {sys.prefix}{hint}")
-
-
-def _check_packages() -> list[CheckLine]:
+def _line(name: str, check: Callable[[], str]) -> CheckLine:
+    """Return what a check returns or raises, a UserWarning if one can do without it."""
     try:
-        requirements = [Requirement(text) for text in importlib.metadata.requires(_DISTRIBUTION) or []]
-    except importlib.metadata.PackageNotFoundError:
-        return [CheckLine(False, _DISTRIBUTION, "not installed; run pip install -e . in the repository")]
-    # Extras have markers that no plain environment satisfies.
-    needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return [_check_package(requirement) for requirement in needed]
+        return CheckLine(True, name, check())
+    except UserWarning as warning:
+        return CheckLine(False, name, str(warning), required=False)
+    except CadenzaError as error:
+        return CheckLine(False, name, str(error))
+    except Exception as error:  # broken builds of torch, numba and soxr fail in their own ways
+        return CheckLine(False, name, f"{type(error).__name__}: {error}; run pip install -e . in the repository")
 
 
-def _check_package(requirement: Requirement) -> CheckLine:
-    """Compare the installed version with the one that pyproject.toml asks for, without importing the package."""
-    name = requirement.name
+def _requirements() -> list[Requirement]:
+    """Return what the installed package asks for, without its extras, which have markers."""
     try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return CheckLine(False, name, f"not installed; run pip install '{requirement}'")
-    if find_spec(_MODULES.get(name, name)) is None:
-        return CheckLine(
-            False, name, f"{version} is installed without its module; run pip install --force-reinstall {name}"
-        )
+        texts = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        texts = [_DISTRIBUTION]
+    return [requirement for requirement in map(Requirement, texts) if requirement.marker is None]
+
+
+def _package(requirement: Requirement) -> str:
+    """Return the installed version of a package, without importing it."""
+    version = metadata.version(requirement.name)
     # A CPU build of torch calls itself 2.13.0+cpu, which "==2.13.0" admits.
     if not requirement.specifier.contains(version, prereleases=True):
-        return CheckLine(
-            False, name, f"{version}, but {requirement.specifier} is needed; run pip install '{requirement}'"
-        )
-    return CheckLine(True, name, version)
+        raise ParameterError(f"{version}, but {requirement.specifier} is needed; run pip install '{requirement}'")
+    return version
 
 
-def _check_torchaudio() -> CheckLine:
-    state = "absent" if find_spec("torchaudio") is None else "present but"
-    return CheckLine(True, "torchaudio", f"{state}{',' if state == 'absent' else ''} not needed", required=False)
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {core_count()} cores"
 
 
-def _check_device() -> CheckLine:
-    try:
-        import torch
+def _chain() -> str:
+    """Score a second of music, with the mixture in the place of each stem."""
+    import torch
 
-        detail = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {core_count()} cores"
-    except Exception as error:  # a broken build fails in its own ways: ImportError, OSError, RuntimeError
-        return CheckLine(False, "device", f"torch does not load ({error}); reinstall it")
-    return CheckLine(True, "device", detail)
+    from cadenza_lib.chain.pipeline import enhance, reference_remix
+    from cadenza_lib.data.tiny import tiny_listener, tiny_song
+    from cadenza_lib.scoring.pairs import score
+    from cadenza_lib.separation.separators import load
 
-
-def _check_disk(directory: Path) -> CheckLine:
-    free_gb = shutil.disk_usage(directory).free / 1e9
-    ok = free_gb >= _MIN_FREE_GB
-    return CheckLine(
-        ok, "disk", f"{free_gb:.1f} GB free in {directory}{'' if ok else f'; {_MIN_FREE_GB} GB are needed'}"
-    )
-
-
-def _check_temporary_directory() -> CheckLine:
-    try:
-        return CheckLine(True, "temporary files", tempfile.gettempdir())
-    except FileNotFoundError:
-        return CheckLine(False, "temporary files", "no directory for them can be written; set TMPDIR to one")
+    song, listener, gains_db = tiny_song(1.0), tiny_listener(), torch.tensor([6.0, -3.0, 0.0, 3.0])
+    output = enhance(song, [load("mixture", "cpu")(song)], gains_db, listener)
+    haaqi = score(output, reference_remix(song, gains_db), listener, "check").mean
+    if abs(haaqi - _HAAQI) > _TOLERANCE:
+        raise ParameterError(f"HAAQI is {haaqi:.6f} instead of {_HAAQI:.6f}; install the versions of constraints.txt")
+    return f"HAAQI {haaqi:.6f}"
 
 
-def _check_variables() -> list[CheckLine]:
-    """Name the environment variables that are not used because their values cannot be."""
-    complaints = {}
+def _kernels() -> str:
+    """Return where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
+    from cadenza_lib.haaqi import kernels
+
+    directory = kernels.neural.stats.cache_path
+    if directory is None:
+        raise UserWarning("not kept, so each process compiles them again; set NUMBA_CACHE_DIR to a writable directory")
+    return f"kept in {directory}"
+
+
+def _data(path: Path | str | None) -> str:
+    """Return the splits of a corpus, after reading their metadata."""
+    if path is None:
+        return "none given; the demo corpus is built in"
+    from cadenza_lib.data.corpus import Corpus
+
+    corpus = Corpus(path)
+    names = sorted(file.name.split(".")[1] for file in corpus.metadata.glob("scenes.*.json"))
+    if not names:
+        raise CorpusError(f"{path} has no metadata/scenes.*.json; see data/README.md")
+    return f"{path} has the splits {', '.join(corpus.split(name).name for name in names)}"
+
+
+def unusable_variables() -> list[CheckLine]:
+    """Return a line for each environment variable that is ignored because its value is unusable."""
+    problems = {}
     if (folder := os.environ.get("TMPDIR")) and not os.access(folder, os.W_OK):
-        complaints["TMPDIR"] = f"{folder} is no directory that can be written"
+        problems["TMPDIR"] = f"{folder} is not a writable directory"
     for name in THREAD_VARIABLES:
         if os.environ.get(name) and thread_limit(name) is None:
-            complaints[name] = f"{os.environ[name]!r} is no number of threads"
+            problems[name] = f"{os.environ[name]!r} is not a number of threads"
     try:
         import matplotlib  # noqa: F401
     except ValueError:
-        complaints["MPLBACKEND"] = f"{os.environ.get('MPLBACKEND')!r} is no backend of matplotlib"
-    return [
-        CheckLine(False, name, f"{complaint}; correct or unset it", required=False)
-        for name, complaint in complaints.items()
-    ]
-
-
-def _check_kernels() -> CheckLine:
-    """Tell where HAAQI's compiled kernels are kept; without such a place everything works, but starts slowly."""
-    try:
-        from cadenza_lib.haaqi import kernels
-    except Exception as error:  # numba and llvmlite break in their own ways
-        return CheckLine(False, "kernels", f"HAAQI does not load ({error}); reinstall numba")
-    directory = kernels.neural.stats.cache_path
-    if directory is None:
-        detail = "kept nowhere, so that each process compiles them anew; set NUMBA_CACHE_DIR to a directory to write to"
-        return CheckLine(False, "kernels", detail, required=False)
-    return CheckLine(True, "kernels", f"kept in {directory}")
-
-
-def _check_demo_checkpoint(data: Path) -> CheckLine:
-    path = data / "demo_hdemucs.safetensors"
-    if path.is_file():
-        return CheckLine(True, "demo model", f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
-    return CheckLine(False, "demo model", f"{path} is missing; run git checkout -- data, in a clone of the repository")
-
-
-def _check_corpus(corpus: Path | None) -> CheckLine:
-    if corpus is None:
-        return CheckLine(True, "data", "none given; the demo corpus is built in", required=False)
-    try:
-        str(corpus).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(corpus).decode(errors="backslashreplace")
-        return CheckLine(False, "data", f"{shown} has a name that is not UTF-8; rename it")
-    splits = sorted(path.name.split(".")[1] for path in (corpus / "metadata").glob("scenes.*.json"))
-    if not splits:
-        return CheckLine(
-            False, "data", f"{corpus} has no metadata/scenes.*.json; see data/README.md for the expected tree"
-        )
-    return CheckLine(True, "data", f"{corpus} has the metadata of {', '.join(splits)}")
+        problems["MPLBACKEND"] = f"{os.environ.get('MPLBACKEND')!r} is not a backend of matplotlib"
+    return [CheckLine(False, name, f"{text}; correct or unset it", required=False) for name, text in problems.items()]

@@ -1,40 +1,39 @@
 """Running a study on any executor: each point as soon as those that it reads are finished.
 
-Finished points are not run again, a failed one does not stop the others, and at the end there is a page. What is left
-to do and what it costs can be asked before.
+Finished points are not run again, a failed one does not stop the others, and at the end there is a page. A plan tells
+beforehand what is left to do.
 """
 
 import logging
 import platform
+import statistics
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
 from cadenza_lib.core.errors import CadenzaError
-from cadenza_lib.core.files import absolute_path, make_directory, read_json
+from cadenza_lib.core.files import make_directory
+from cadenza_lib.core.paths import absolute_path
 from cadenza_lib.core.processes import core_count, process_pool, thread_share
-from cadenza_lib.runs.cost import Calibration, Work, work_of
+from cadenza_lib.runs.kernel import write_error
 from cadenza_lib.runs.notebooks import (
-    Parameter,
     Run,
     execute,
     forced_run_name,
     git_state,
-    notebook_parameters,
     package_version,
     prepare,
-    replace_paths,
-    write_error,
+    recorded_duration,
 )
-from cadenza_lib.runs.page import PointResult, write_page
+from cadenza_lib.runs.page import PointResult, Status, write_page
+from cadenza_lib.runs.parameters import notebook_parameters, replace_paths
 from cadenza_lib.runs.study import PLACED, Point, Step, Study
 
 __all__ = ["StepPlan", "StudyResult", "default_jobs", "describe_plan", "plan_study", "run_study"]
@@ -60,22 +59,14 @@ class StepPlan:
     """What is left to do of one step of a study."""
 
     name: str
+    notebook: str
     n_points: int
-    to_do: Mapping[str, Work]  # by the directory of the point
-
-    @property
-    def work(self) -> Work:
-        """What the points that are left compute together."""
-        return sum(self.to_do.values(), Work())
-
-    def seconds(self, jobs: int, calibration: Calibration) -> float:
-        """Return how long the step takes with so many processes: at least as long as its longest point."""
-        seconds = [calibration.seconds(work) for work in self.to_do.values()]
-        return max([sum(seconds) / jobs, *seconds])
+    to_do: tuple[str, ...]  # directories of the points
+    durations_s: tuple[float, ...]  # that the finished runs of this step have recorded
 
 
 def default_jobs(study: Study) -> int:
-    """Return how many processes a study gets unless told otherwise: one per core, as far as it has points for them."""
+    """Return the default number of processes: one per core, as far as the study has points for them."""
     depths: dict[str, int] = {}  # of each point, how many must be made one after the other before it
     for step in study.steps:
         for point in step.points:
@@ -84,61 +75,67 @@ def default_jobs(study: Study) -> int:
 
 
 def plan_study(study: Study, out_dir: Path | str | None = None, *, force: bool = False) -> tuple[StepPlan, ...]:
-    """Tell what is left to do of a study, without writing anything.
-
-    A point that is there in part counts as a whole.
+    """Return what is left to do of a study, without writing anything; an unfinished point counts as a whole.
 
     Raises
     ------
     CadenzaError
-        If a corpus that the study reads cannot be opened, or a parameter does not fit it.
+        If a notebook or an input cannot be read.
     """
     out_dir = _out_dir(study, out_dir)
-    inits: dict[str, str] = {}  # what a network that is not there yet starts from, by the directory of its point
     to_do: set[str] = set()
     plans = []
     for step in study.steps:
-        known = notebook_parameters(step.notebook)
-        defaults = {name: parameter.default for name, parameter in known.items()}
-        works = {}
         for point in step.points:
-            parameters = {**defaults, **_origins(known, point.parameters, inits)}
-            if "init" in parameters:
-                inits[point.directory] = parameters["init"]
             if force or to_do.intersection(point.needs) or not _prepare(step, point, out_dir).is_finished():
                 to_do.add(point.directory)
-                works[point.directory] = work_of(step.notebook.stem, parameters)
-        plans.append(StepPlan(step.name, len(step.points), works))
+        directories = [point.directory for point in step.points]
+        recorded = [recorded_duration(out_dir / directory) for directory in directories]
+        plans.append(
+            StepPlan(
+                step.name,
+                step.notebook.name,
+                len(directories),
+                tuple(directory for directory in directories if directory in to_do),
+                tuple(duration_s for duration_s in recorded if duration_s is not None),
+            )
+        )
     return tuple(plans)
 
 
 def describe_plan(plans: Sequence[StepPlan], jobs: int) -> str:
-    """Return what is left to do as a table, and the hours that it takes on this machine, from a short measurement.
+    """Return what is left to do as a table, and the hours that it takes, if finished runs have recorded durations.
+
+    Points that are left are expected to take as long as the finished ones of their step, or else of their notebook, on
+    average.
 
     Raises
     ------
-    CadenzaError
-        If a network that the study reads cannot be loaded, or `jobs` is less than one.
+    ParameterError
+        If `jobs` is below 1.
     """
-    calibration = Calibration(thread_share(jobs))
-    head = ("step", "runs", "finished", "to do", "separations", "HAAQI scores", "training steps", "hours")
-    rows = []
+    thread_share(jobs)  # refuses what `run_study` refuses
+    rows = [(plan.name, plan.n_points, len(plan.to_do)) for plan in plans]
+    rows.append(("all", sum(plan.n_points for plan in plans), sum(len(plan.to_do) for plan in plans)))
+    width = max(len(name) for name, _, _ in rows)
+    lines = [f"{'step':<{width}}  runs  finished  left"]
+    lines += [f"{name:<{width}}  {runs:>4}  {runs - left:>8}  {left:>4}" for name, runs, left in rows]
+    return "\n".join([*lines, _describe_hours(plans, jobs)])
+
+
+def _describe_hours(plans: Sequence[StepPlan], jobs: int) -> str:
+    of_notebook: dict[str, list[float]] = defaultdict(list)
     for plan in plans:
-        work, left = plan.work, len(plan.to_do)
-        hours = plan.seconds(jobs, calibration) / 3600
-        counts = (plan.n_points, plan.n_points - left, left, work.separations, work.scores, work.steps)
-        rows.append((plan.name, *counts, hours))
-    total = ("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:]))
-    cells = [head, *([*map(str, row[:-1]), f"{row[-1]:.2f}"] for row in (*rows, total))]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in cells
-    ]
+        of_notebook[plan.notebook] += plan.durations_s
+    seconds = 0.0
+    for plan in plans:
+        durations_s = plan.durations_s or of_notebook[plan.notebook]
+        if plan.to_do and not durations_s:
+            return f"The hours cannot be estimated, because no run of {plan.notebook} has finished there."
+        if plan.to_do:
+            seconds += len(plan.to_do) * statistics.mean(durations_s)
     name = "1 job" if jobs == 1 else f"{jobs} jobs"
-    return "\n".join([*lines, f"About {total[-1]:.2f} hours with {name} on this machine ({core_count()} cores)."])
+    return f"About {seconds / jobs / 3600:.2f} hours with {name}, from the mean duration of finished runs."
 
 
 def run_study(
@@ -169,7 +166,7 @@ def run_study(
     force : bool, default=False
         Whether to run finished points again.
     progress : bool, default=False
-        Whether to show a progress bar, in which each point counts by what it is expected to cost.
+        Whether to show a progress bar over the points that are to be run.
 
     Raises
     ------
@@ -183,14 +180,14 @@ def run_study(
     total = sum(len(step.points) for step in study.steps)
     with nullcontext(executor) if executor is not None else process_pool(jobs) as pool:
         make_directory(out_dir)
-        costs = _expected_costs(study, out_dir, force, thread_share(jobs)) if progress else {}
-        bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed} elapsed, {remaining} left{postfix}"
-        with tqdm(total=sum(costs.values()), bar_format=bar_format, disable=not progress) as bar:
+        # Without smoothing, the time left follows from the mean of what has been run by this call.
+        with tqdm(total=total, unit="run", smoothing=0, disable=not progress) as bar:
             for directory, result in _run_points(study, out_dir, pool, force, results):
                 results[directory] = result
-                bar.set_description(result.step)
-                bar.set_postfix_str(f"{len(results)} of {total} runs")
-                bar.update(costs.get(directory, 0))
+                bar.set_description(result.step, refresh=False)
+                # What is not run takes no time, and so tells nothing about the time of what is.
+                bar.total = total - sum(result.status in ("kept", "skipped") for result in results.values())
+                bar.update(result.status not in ("kept", "skipped"))
                 if result.status in ("failed", "skipped"):
                     _LOGGER.warning("%s %s: %s", directory, result.status, result.error)
     points = tuple(results[point.directory] for step in study.steps for point in step.points)
@@ -209,93 +206,69 @@ def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
     return absolute_path(Path("runs") / study.name if out_dir is None else out_dir)
 
 
-def _expected_costs(study: Study, out_dir: Path, force: bool, threads: int) -> dict[str, float]:
-    """Return the seconds that each point to do is expected to take; the same for all if that cannot be known."""
-    try:
-        plans = plan_study(study, out_dir, force=force)
-        works = {directory: work for plan in plans for directory, work in plan.to_do.items()}
-        if not any(work.audio_s for work in works.values()):
-            return dict.fromkeys(works, 1.0)
-        calibration = Calibration(threads)
-        return {directory: calibration.seconds(work) for directory, work in works.items()}
-    except CadenzaError as error:  # of one point, which will tell
-        _LOGGER.debug("The cost of %s is not known: %s", study.name, error)
-        return {point.directory: 1.0 for step in study.steps for point in step.points}
-
-
 def _run_points(
     study: Study, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
 ) -> Iterator[tuple[str, PointResult]]:
-    """Yield the result of each point as it comes, which `results` must hold before the next is asked for."""
+    """Yield the result of each point as it comes; the caller puts it into `results` before it asks for the next."""
     waiting = [(step, point) for step in study.steps for point in step.points]
     running: dict[Future[Path], tuple[Step, Point]] = {}
     forced_run = forced_run_name() if force else ""  # one name: a cluster may repeat a task whose result it has lost
-
-    def result(step: Step, point: Point, status: Any, error: str = "") -> tuple[str, PointResult]:
-        directory = out_dir / point.directory
-        duration = read_json(directory / "manifest.json")["duration_s"] if status in ("finished", "kept") else None
-        return point.directory, PointResult(
-            step.name, point.name, directory, step.notebook.name, status, duration, error
-        )
-
-    def failure(step: Step, point: Point, error: Exception) -> tuple[str, PointResult]:
-        sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
-        if isinstance(error, BrokenExecutor | CancelledError):
-            sentence = (
-                f"{out_dir / point.directory}, or a point beside it, lost its process or its scheduler, perhaps for "
-                f"lack of memory; run the study again with fewer jobs, which goes on."
-            )
-        if (out_dir / point.directory).is_dir() and not (out_dir / point.directory / "error.txt").exists():
-            write_error(out_dir / point.directory, sentence, error)
-        return result(step, point, "failed", sentence)
-
     while waiting or running:
         ready = [entry for entry in waiting if results.keys() >= set(entry[1].needs)]
         waiting = [entry for entry in waiting if not results.keys() >= set(entry[1].needs)]
         for step, point in ready:
             if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
-                yield result(step, point, "skipped", f"It reads {', '.join(lost)}, which did not finish.")
+                reason = f"It reads {', '.join(lost)}, which did not finish."
+                yield point.directory, _result(out_dir, step, point, "skipped", reason)
                 continue
             try:
                 run = _prepare(step, point, out_dir)
                 make_directory(run.out_dir)
                 if run.is_finished(forced_run):
-                    yield result(step, point, "kept")
+                    yield point.directory, _result(out_dir, step, point, "kept")
                 else:
                     future = pool.submit(execute, run.notebook, run.given, run.out_dir, force=forced_run)
                     running[future] = step, point
             except Exception as error:  # one point must not stop the others
-                yield failure(step, point, error)
+                yield point.directory, _failure(out_dir, step, point, error)
         if not ready:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 step, point = running.pop(future)
                 try:
                     future.result()
-                    finished = result(step, point, "finished")
                 except Exception as error:
-                    yield failure(step, point, error)
+                    yield point.directory, _failure(out_dir, step, point, error)
                 else:
-                    yield finished
+                    yield point.directory, _result(out_dir, step, point, "finished")
+
+
+def _result(out_dir: Path, step: Step, point: Point, status: Status, error: str = "") -> PointResult:
+    directory = out_dir / point.directory
+    duration_s = recorded_duration(directory) if status in ("finished", "kept") else None
+    return PointResult(step.name, point.name, directory, step.notebook.name, status, duration_s, error)
+
+
+def _failure(out_dir: Path, step: Step, point: Point, error: Exception) -> PointResult:
+    directory = out_dir / point.directory
+    sentence = str(error) if isinstance(error, CadenzaError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, BrokenExecutor | CancelledError):
+        sentence = (
+            f"{directory}, or a point beside it, lost its process or its scheduler, perhaps for lack of memory; run "
+            f"the study again with fewer jobs, which goes on."
+        )
+    if directory.is_dir() and not (directory / "error.txt").exists():
+        write_error(directory, sentence, error)
+    return _result(out_dir, step, point, "failed", sentence)
 
 
 def _prepare(step: Step, point: Point, out_dir: Path) -> Run:
-    """Prepare a point, each `{directory}` in its paths replaced by where that lies."""
+    """Check the run of a point, with each `{directory}` in its paths replaced by where that lies."""
 
     def place(text: str) -> str:
         return PLACED.sub(lambda match: str(out_dir / match[1]) if match[1] in point.needs else match[0], text)
 
     parameters = replace_paths(notebook_parameters(step.notebook), point.parameters, place)
     return prepare(step.notebook, parameters, out_dir / point.directory)
-
-
-def _origins(known: Mapping[str, Parameter], parameters: Mapping[str, Any], inits: Mapping[str, str]) -> dict[str, Any]:
-    """Replace each `{directory}/file` of a point that trains a network by what it starts from: it costs the same."""
-
-    def origin(text: str) -> str:
-        match = PLACED.match(text)
-        return inits.get(match[1], text) if match else text
-
-    return replace_paths(known, parameters, origin)
 
 
 def _describe_code() -> str:

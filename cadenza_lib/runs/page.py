@@ -12,34 +12,29 @@ import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from html import escape
-from itertools import groupby
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from cadenza_lib.core.errors import CadenzaError, ParameterError
-from cadenza_lib.core.files import atomic_path, is_inside, read_json, write_json
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["PointResult", "write_items", "write_page"]
+from cadenza_lib.core.documents import read_json, validation_message, write_json
+from cadenza_lib.core.errors import CadenzaError, ParameterError
+from cadenza_lib.core.files import atomic_path
+from cadenza_lib.core.paths import is_inside
+
+__all__ = ["PointResult", "Status", "write_items", "write_page"]
 
 _LOGGER = logging.getLogger(__name__)
+_TEMPLATE = Path(__file__).with_name("page.html")
 _MEDIA_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
-_ITEM_KEYS = {"kind", "file", "title", "caption", "alt"}
 _MAX_ROWS = 200  # a longer table is data, not something to read
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1d2733; background: #fff; max-width: 72rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; border-bottom: 1px solid #d5dbe3; } h3, h4 { margin: 1.5rem 0 .5rem; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { color: #5a6675; } dd { margin: 0; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .75rem; border-bottom: 1px solid #e3e8ee; text-align: left; vertical-align: top; }
-th { background: #f4f6f9; } td.number { text-align: right; } table.data td { white-space: nowrap; }
-figure { margin: 1rem 0 2rem; } img { max-width: 100%; height: auto; } figcaption { color: #46515f; }
-.failed { color: #a30d1f; font-weight: 600; } .skipped { color: #8a5a00; } .finished, .kept { color: #13693a; }
-"""
+Status = Literal["finished", "kept", "failed", "skipped"]
+"""What became of a point; kept: an earlier call has finished it."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +45,21 @@ class PointResult:
     name: str  # the grid values of the point; empty for a step without a grid
     out_dir: Path
     notebook: str  # file name of the executed notebook inside out_dir
-    status: Literal["finished", "kept", "failed", "skipped"]  # kept = finished by an earlier call
+    status: Status
     duration_s: float | None = None
     error: str = ""  # one sentence: why it failed, or why it was skipped
+
+
+class ReportItem(BaseModel):
+    """One table or figure of a `report.json`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Literal["table", "figure"]
+    file: str
+    title: str = ""
+    caption: str = ""
+    alt: str = ""
 
 
 def write_items(out_dir: Path, *items: tuple[str, str, str]) -> None:
@@ -78,49 +85,39 @@ def write_page(path: Path | str, title: str, facts: Mapping[str, str], results: 
     results : Sequence[PointResult]
         All points, in the order of the steps.
     """
+    from jinja2 import Environment  # slow to import
+
     path = Path(path).resolve()
-    body = [f"<h1>{escape(title)}</h1>", "<dl>"]
-    body += [f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items()]
-    body += ["</dl>", "<h2>Points</h2>", '<div class="scroll"><table>']
-    body += ["<tr><th>step</th><th>point</th><th>status</th><th>duration</th><th>notebook</th></tr>"]
-    body += [_point_row(result, path.parent) for result in results]
-    body += ["</table></div>"]
-    for step, points in groupby(results, key=lambda result: result.step):
-        shown = [section for point in points if (section := _report(point))]
-        if shown:
-            body += [f"<h2>{escape(step)}</h2>", *shown]
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+    sections: dict[str, list[Any]] = {}
+    for result in results:
+        if items := _report_items(result):
+            sections.setdefault(result.step, []).append((result.name, items))
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        facts=facts,
+        results=results,
+        sections=sections,
+        link=cache(lambda result: _notebook_link(result, path.parent)),
+        max_rows=_MAX_ROWS,
+        is_number=_is_number,
+        shorten=_shorten,
     )
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return path
 
 
-def _point_row(result: PointResult, root: Path) -> str:
-    status = {"kept": "finished earlier"}.get(result.status, result.status)
-    detail = f"<br>{escape(result.error)}" if result.error else ""
-    duration = "" if result.duration_s is None else f"{result.duration_s:.1f} s"
-    return (
-        f"<tr><td>{escape(result.step)}</td><td>{escape(result.name)}</td>"
-        f'<td><span class="{result.status}">{escape(status)}</span>{detail}</td>'
-        f'<td class="number">{duration}</td><td>{_notebook_link(result, root)}</td></tr>'
-    )
-
-
 def _notebook_link(result: PointResult, root: Path) -> str:
+    """Return the address of an executed notebook as HTML, empty if there is none."""
     notebook = result.out_dir / result.notebook
     if result.status == "skipped" or not notebook.is_file():
         return ""
-    target = _convert_to_html(notebook)
-    address = quote(Path(os.path.relpath(target, root)).as_posix())
-    return f'<a href="{escape(address)}">{escape(result.notebook)}</a>'
+    return quote(Path(os.path.relpath(_convert_to_html(notebook), root)).as_posix())
 
 
 def _convert_to_html(notebook: Path) -> Path:
-    """Convert an executed notebook to HTML beside it; return the notebook itself if that cannot be done."""
+    """Convert an executed notebook to HTML beside it; return the notebook itself if that fails."""
     page = notebook.with_suffix(".html")
     if page.is_file() and page.stat().st_mtime >= notebook.stat().st_mtime:
         return page
@@ -134,86 +131,77 @@ def _convert_to_html(notebook: Path) -> Path:
             html, _ = HTMLExporter(log=quiet, **offline).from_filename(str(notebook))
         with atomic_path(page) as temporary:
             temporary.write_text(html, encoding="utf-8")
-    except Exception as error:  # a notebook that cannot be shown must not lose the page of the whole study
+    except Exception as error:  # one notebook that cannot be shown must not lose the page of the whole study
         _LOGGER.warning("%s cannot be converted to HTML (%s); its link opens the notebook itself.", notebook, error)
         return notebook
     return page
 
 
-def _report(result: PointResult) -> str:
-    """Return the tables and figures of one point as HTML, or the reason why they cannot be shown."""
-    if result.status not in ("finished", "kept") or not (result.out_dir / "report.json").is_file():
-        return ""
-    heading = f"<h3>{escape(result.name)}</h3>" if result.name else ""
+def _report_items(result: PointResult) -> list[dict[str, Any]]:
+    """Return the tables and figures of a point as the template needs them, or why they cannot be shown."""
+    report = result.out_dir / "report.json"
+    if result.status not in ("finished", "kept") or not report.is_file():
+        return []
     try:
-        items = read_json(result.out_dir / "report.json")
-        if not isinstance(items, list):
-            raise ParameterError(f"{result.out_dir / 'report.json'} must hold a list of items.")
+        content = read_json(report)
+        if not isinstance(content, list):
+            raise ParameterError(f"{report} must hold a list of items.")
     except CadenzaError as error:
-        return heading + _complaint(error)
-    return heading + "".join(_item(item, result.out_dir) for item in items)
+        return [_complaint(error)]
+    return [_load_item(item, report) for item in content]
 
 
-def _item(item: Any, out_dir: Path) -> str:
-    report = out_dir / "report.json"
+def _load_item(content: Any, report: Path) -> dict[str, Any]:
     try:
-        if not isinstance(item, dict) or not all(isinstance(value, str) for value in item.values()):
-            raise ParameterError(f"{report} has an item that is not a mapping of texts: {item!r}.")
-        if unknown := set(item) - _ITEM_KEYS:
-            raise ParameterError(f"{report} has an item with unknown keys {sorted(unknown)}; use {sorted(_ITEM_KEYS)}.")
-        path = _inside(out_dir, item.get("file", ""), report)
-        if item.get("kind") == "table":
-            shown = _table(path)
-        elif item.get("kind") == "figure":
-            shown = _figure(path, item.get("alt") or item.get("title") or "")
-        else:
-            raise ParameterError(f"{report} has an item of kind {item.get('kind')!r}; use table or figure.")
+        item = ReportItem.model_validate(content)
+        path = _inside(item.file, report)
+        shown = _table(path) if item.kind == "table" else {"picture": _picture(path)}
+    except ValidationError as error:
+        return _complaint(ParameterError(f"{report} has a wrong item ({validation_message(error)}); correct it."))
     except CadenzaError as error:
         return _complaint(error)
-    title = f"<h4>{escape(item['title'])}</h4>" if item.get("title") else ""
-    caption = f"<figcaption>{escape(item['caption'])}</figcaption>" if item.get("caption") else ""
-    return f"{title}<figure>{shown}{caption}</figure>"
+    return {"title": item.title, "caption": item.caption, "alt": item.alt or item.title, "file": path.name, **shown}
 
 
-def _complaint(error: CadenzaError) -> str:
+def _complaint(error: CadenzaError) -> dict[str, Any]:
     _LOGGER.warning("%s", error)
-    return f'<p class="failed">{escape(str(error))}</p>'
+    return {"error": str(error)}
 
 
-def _inside(out_dir: Path, name: str, report: Path) -> Path:
+def _inside(name: str, report: Path) -> Path:
     """Return the file `name` of a run; a page must not carry off files from elsewhere, through links either."""
-    path = out_dir / name
-    if not is_inside(path, out_dir):
+    path = report.parent / name
+    if not is_inside(path, report.parent):
         raise ParameterError(f"{report} names {name!r}, which lies outside of its directory; copy the file into it.")
-    if not os.path.isfile(path):  # unlike Path.is_file, no error if a name is too long
+    if not os.path.isfile(path):  # unlike Path.is_file, it does not fail on a name that is too long
         raise ParameterError(f"{report} names {name!r}, which is not a file in its directory; write it first.")
     return path
 
 
-def _table(path: Path) -> str:
+def _table(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             header, *rows = list(csv.reader(file)) or [[]]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ParameterError(f"{path} cannot be read as CSV ({error}); write it with pandas or csv.") from error
-    lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in header) + "</tr>"]
-    lines += ["<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows[:_MAX_ROWS]]
-    more = f"<p>The first {_MAX_ROWS} of {len(rows)} rows of {escape(path.name)}.</p>" if len(rows) > _MAX_ROWS else ""
-    return f'<div class="scroll"><table class="data">{"".join(lines)}</table></div>{more}'
+    return {"header": header, "rows": rows}
 
 
-def _cell(text: str) -> str:
-    try:
-        number = float(text)
-    except ValueError:
-        return f"<td>{escape(text)}</td>"
-    # Pandas writes all 17 digits of a float; five can be read. Whole numbers may be identifiers, so they stay.
-    return f'<td class="number">{escape(f"{number:.5g}" if "." in text and len(text) > 7 else text)}</td>'
+def _is_number(cell: str) -> bool:
+    with suppress(ValueError):
+        float(cell)
+        return True
+    return False
 
 
-def _figure(path: Path, alt: str) -> str:
+def _shorten(cell: str) -> str:
+    """Return a float with five digits instead of the 17 that pandas writes; whole numbers may be identifiers."""
+    return f"{float(cell):.5g}" if _is_number(cell) and "." in cell and len(cell) > 7 else cell
+
+
+def _picture(path: Path) -> str:
+    """Return a picture as the address that embeds it."""
     media_type = _MEDIA_TYPES.get(path.suffix.lower())
     if media_type is None:
         raise ParameterError(f"{path} is not a figure a browser shows; save it as one of {', '.join(_MEDIA_TYPES)}.")
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    return f'<img src="data:{media_type};base64,{data}" alt="{escape(alt)}">'
+    return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

@@ -23,11 +23,14 @@ from cadenza_lib.chain.fitting import PRESCRIPTIONS, Prescription, prescription
 from cadenza_lib.chain.output import OUTPUT_STAGES, OutputStage, output_stage, save_output
 from cadenza_lib.chain.pipeline import ChainSettings, amplify, at_output_rate, finish, reference_remix, remix
 from cadenza_lib.core.conventions import EARS
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import as_tuples, file_name, make_directory, read_table, write_errors
+from cadenza_lib.core.files import make_directory, write_errors
 from cadenza_lib.core.identity import claim, digest, results_lock
 from cadenza_lib.core.identity import read_settings as read_settings_file
+from cadenza_lib.core.paths import file_name
 from cadenza_lib.core.processes import core_count, process_pool
+from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import audiogram_identity
 from cadenza_lib.data.opening import open_corpus

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cadenza_lib.core.files import append_row, read_rows, repair_table, write_rows
+from cadenza_lib.core.tables import append_row, read_rows, repair_table, write_rows
 
 __all__ = ["IDENTITY", "KeptRows"]
 
@@ -51,7 +51,7 @@ class KeptRows:
     def drop_invalid(self) -> None:
         """Drop the rows that are not valid from the file, with a warning."""
         if self.invalid:
-            write_rows(self.path, self.valid, list(self.invalid[0]))
+            write_rows(self.path, [list(self.invalid[0]), *(list(row.values()) for row in self.valid)])
             _LOGGER.warning(
                 "%s: %d of its scores were computed from other weights, songs, gains or audiograms, and are dropped.",
                 self.path,

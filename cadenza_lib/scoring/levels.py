@@ -17,8 +17,10 @@ from tqdm import tqdm
 from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, amplify, at_output_rate, finish, reference_remix, remix
 from cadenza_lib.core.conventions import EARS
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import atomic_path, file_name, make_directory, read_table
+from cadenza_lib.core.files import atomic_path, make_directory
 from cadenza_lib.core.identity import digest, results_lock
+from cadenza_lib.core.paths import file_name
+from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import spread_listeners
 from cadenza_lib.data.scenes import Pair

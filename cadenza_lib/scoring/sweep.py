@@ -27,13 +27,11 @@ from tqdm.auto import tqdm
 
 from cadenza_lib.chain.fusion import ModelWeights
 from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
+from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import (
-    as_tuples,
-    make_directory,
-    parse_number,
-)
+from cadenza_lib.core.files import make_directory
 from cadenza_lib.core.identity import claim, digest, results_lock
+from cadenza_lib.core.tables import parse_number
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs, seeded

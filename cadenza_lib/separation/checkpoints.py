@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import atomic_path, read_json, write_json
+from cadenza_lib.core.files import atomic_path
 from cadenza_lib.separation.registry import ARCHITECTURES
 
 __all__ = ["bare_names", "check_sources", "fill_network", "load_checkpoint", "save_checkpoint"]

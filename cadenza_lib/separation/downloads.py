@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import is_inside, locked, make_directory, publish, regular_file
+from cadenza_lib.core.files import locked, make_directory, publish
+from cadenza_lib.core.paths import is_inside, regular_file
 from cadenza_lib.separation.checkpoints import bare_names
 
 __all__ = ["fetch", "read_weights"]

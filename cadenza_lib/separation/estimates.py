@@ -21,8 +21,9 @@ from torch import Tensor
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import atomic_path, make_directory, regular_file
+from cadenza_lib.core.files import atomic_path, make_directory
 from cadenza_lib.core.identity import digest, file_identity
+from cadenza_lib.core.paths import regular_file
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.separation.chunking import OVERLAP, SEGMENT_S
 from cadenza_lib.separation.separators import BOUNDS, Separator, checkpoint_path, load

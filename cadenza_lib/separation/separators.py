@@ -16,8 +16,10 @@ from torch import Tensor
 
 from cadenza_lib.audio.acoustics import check_signal, quantise_16bit
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.errors import AudioError, ModelError, ParameterError
-from cadenza_lib.core.files import DATA, atomic_path, read_json
+from cadenza_lib.core.files import atomic_path
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.separation.checkpoints import load_checkpoint
 from cadenza_lib.separation.chunking import chunked, official_chunks

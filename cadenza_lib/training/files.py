@@ -17,8 +17,9 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from cadenza_lib.core.documents import fill, parse_json, read_json, read_text
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import atomic_path, fill, parse_json, read_json, read_text, write_errors
+from cadenza_lib.core.files import atomic_path, write_errors
 from cadenza_lib.core.identity import claim
 from cadenza_lib.training.targets import TargetLoss
 

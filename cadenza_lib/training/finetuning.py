@@ -33,9 +33,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cadenza_lib import __version__
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import CadenzaError, ModelError, ParameterError
-from cadenza_lib.core.files import atomic_path, make_directory, regular_file, sync, write_errors, write_json
+from cadenza_lib.core.files import atomic_path, make_directory, sync, write_errors
 from cadenza_lib.core.identity import digest, results_lock
+from cadenza_lib.core.paths import regular_file
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.scoring.evaluation import Settings, evaluate

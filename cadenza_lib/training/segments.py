@@ -23,8 +23,8 @@ from cadenza_lib.audio.acoustics import loudspeakers_to_ears, quantise_16bit
 from cadenza_lib.audio.loudness import BLOCK_S, loudness_matching_gain
 from cadenza_lib.chain.fitting import linear_prescription
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import read_json, write_json
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import Listener
 from cadenza_lib.data.scenes import Scene, sample_scene_listeners, sample_scenes, seeded

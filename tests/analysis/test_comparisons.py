@@ -8,8 +8,8 @@ from scipy import stats
 
 from cadenza_lib.analysis import comparisons
 from cadenza_lib.analysis.statistics import mean_interval
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import write_json
 from cadenza_lib.scoring.evaluation import Settings
 from cadenza_lib.training.finetuning import Config
 

@@ -11,8 +11,8 @@ import pytest
 from cadenza_lib.analysis import tables
 from cadenza_lib.analysis.statistics import correlation_table
 from cadenza_lib.analysis.tables import summary_table, system_label, tidy_table
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.core.files import write_json
 from cadenza_lib.data.listeners import Audiogram, Listener, standard_audiogram
 from cadenza_lib.scoring.evaluation import COLUMNS, OFFICIAL_COLUMNS, Settings
 from cadenza_lib.training.finetuning import Result

@@ -17,10 +17,10 @@ from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PAR
 
 from cadenza_lib.analysis import personal, tables
 from cadenza_lib.audio.acoustics import load_hrtf, read_audio
-from cadenza_lib.chain.fitting import FIR_ORDER, PRESCRIPTIONS
+from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.chain.pipeline import ChainSettings
-from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE, STEMS
-from cadenza_lib.core.files import read_json
+from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
+from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.identity import claim
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
@@ -30,11 +30,11 @@ from cadenza_lib.data.simulation import at_ear_metadata, plan_simulation
 from cadenza_lib.data.songs import SIGNALS, SongFolder
 from cadenza_lib.data.sources import find_songs
 from cadenza_lib.data.tiny import tiny_corpus, tiny_song
-from cadenza_lib.runs.notebooks import notebook_parameters, prepare
+from cadenza_lib.runs.notebooks import prepare
 from cadenza_lib.runs.page import PointResult, write_page
+from cadenza_lib.runs.parameters import notebook_parameters
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation, levels
-from cadenza_lib.scoring.submission import submit
 from cadenza_lib.scoring.sweep import Sweep
 from cadenza_lib.separation import checkpoints, downloads, pretrained, separators
 from cadenza_lib.separation.estimates import cached_separator
@@ -137,27 +137,6 @@ def _write_hrtf(folder: Path) -> Path:
     for angle in ("n30.0", "p30.0"):
         _sound(f"BTE_fr-X-{angle}.wav", subtype="FLOAT")(folder)
     return folder / "BTE_fr-X-n30.0.wav"
-
-
-def _write_submission(folder: Path) -> Path:
-    corpus = Corpus(tiny_corpus(folder / "corpus", 0.5))
-    split = corpus.split("train")
-    out = folder / "evaluation"
-    (out / "enhanced_signals").mkdir(parents=True)
-    (folder / "submission").mkdir()
-    settings = evaluation.Settings(str(corpus.root), "train", "oracle")
-    claim(out / "settings.json", settings)
-    pairs = choose_pairs(split.scene_listeners)
-    _write_scores(out, pairs, split)
-    length = round((22050 + FIR_ORDER) * OUTPUT_SAMPLE_RATE / SAMPLE_RATE)
-    for pair in pairs:
-        path = out / "enhanced_signals" / f"{pair.scene}_{pair.listener}_remix.flac"
-        soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, (length, 2)), OUTPUT_SAMPLE_RATE)
-    return path
-
-
-def _submit(path: Path) -> Any:
-    return submit(path.parents[1], path.parents[2] / "submission", progress=False).clipped_share
 
 
 # Tables, and the songs to import
@@ -408,7 +387,6 @@ LOADERS = (
     Loader("length of a song", _write_song, lambda path: SongFolder(path.parent).length(), changed_bytes),
     Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
-    Loader("submission", _write_submission, _submit, changed_bytes),
     Loader("checkpoint", write_checkpoint, _separate, changed_bytes),
     Loader("card", lambda folder: write_checkpoint(folder).with_suffix(".json"), _separate),
     Loader("card, hdemucs", _write_hdemucs, _load_network),

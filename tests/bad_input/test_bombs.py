@@ -13,8 +13,8 @@ from stubs import write_notebook
 
 from cadenza_lib.audio.acoustics import read_audio
 from cadenza_lib.core.conventions import SAMPLE_RATE
-from cadenza_lib.core.files import read_json
-from cadenza_lib.runs.notebooks import notebook_parameters, parse_parameters
+from cadenza_lib.core.documents import read_json
+from cadenza_lib.runs.parameters import notebook_parameters, parse_parameters
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.separation import separators
 

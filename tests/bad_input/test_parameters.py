@@ -17,7 +17,7 @@ from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audi
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
 from cadenza_lib.data.tiny import tiny_song
-from cadenza_lib.runs.notebooks import check_parameters, notebook_parameters, parse_parameters
+from cadenza_lib.runs.parameters import check_parameters, notebook_parameters, parse_parameters
 from cadenza_lib.scoring import optimiser, sweep
 from cadenza_lib.training.files import Config
 

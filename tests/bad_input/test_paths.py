@@ -11,10 +11,12 @@ from damage import NAMES, accepts, tree
 from stubs import COLLECT_PARAMETERS, write_notebook
 
 from cadenza_lib.core.errors import CorpusError
-from cadenza_lib.core.files import file_name, is_inside
+from cadenza_lib.core.paths import file_name, is_inside
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.songs import SIGNALS
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs.study import load_study
 from cadenza_lib.scoring import evaluation

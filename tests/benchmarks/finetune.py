@@ -24,7 +24,7 @@ import torch
 from demucs.hdemucs import HDemucs
 
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
-from cadenza_lib.core.files import write_json
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.separation.checkpoints import save_checkpoint

@@ -32,7 +32,7 @@ from simulation import write_song
 
 from cadenza_lib.__main__ import main as cadenza
 from cadenza_lib.chain.output import Output
-from cadenza_lib.core.files import write_json
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.scenes import Scene, choose_pairs
 from cadenza_lib.data.tiny import tiny_corpus

@@ -27,7 +27,7 @@ import numpy as np
 import soundfile
 
 from cadenza_lib.core.conventions import SAMPLE_RATE
-from cadenza_lib.core.files import read_json, write_json
+from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.scenes import Scene
 from cadenza_lib.data.simulation import simulate

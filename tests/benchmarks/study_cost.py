@@ -27,6 +27,7 @@ from cadenza_lib.chain.output import save_output
 from cadenza_lib.chain.pipeline import enhance, reference_remix
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring.pairs import score
 
 AT_EAR_GB = 88  # the simulated training set, as the challenge's page on data tells

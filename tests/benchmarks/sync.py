@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cadenza_lib.core import files
+from cadenza_lib.core.documents import write_json
 from cadenza_lib.runs import notebooks
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "03_evaluate.ipynb"
@@ -32,7 +33,7 @@ os.fsync = timed
 
 def small(folder: Path) -> None:
     for number in range(200):
-        files.write_json(folder / f"{number}.json", {"number": number})
+        write_json(folder / f"{number}.json", {"number": number})
 
 
 def large(folder: Path) -> None:

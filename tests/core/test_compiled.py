@@ -72,11 +72,11 @@ def test_where_no_directory_is_safe_each_process_compiles_and_the_check_tells(tm
     (tmp_path / f"cadenza-kernels-{os.getuid()}").chmod(0o777)  # where others may put code that we would execute
     code = """
 import torch
-from cadenza_lib.runs.check import environment_report
+from cadenza_lib.runs.check import _kernels, _line
 from cadenza_lib.haaqi import score
 from cadenza_lib.audio.loudness import integrated_loudness
 score._announce_compilation()
-(line,) = (line for line in environment_report() if line.name == "kernels")
+line = _line("kernels", _kernels)
 signal = torch.linspace(-0.5, 0.5, 40000, dtype=torch.float64).expand(2, -1)
 print(json.dumps([float(integrated_loudness(signal, 44100)), line.ok, line.required, line.detail]))
 """
@@ -84,7 +84,7 @@ print(json.dumps([float(integrated_loudness(signal, 44100)), line.ok, line.requi
     signal = torch.linspace(-0.5, 0.5, 40000, dtype=torch.float64).expand(2, -1)
     assert loudness == float(integrated_loudness(signal, 44100))
     assert line[:2] == [False, False]
-    assert line[2].endswith("each process compiles them anew; set NUMBA_CACHE_DIR to a directory to write to")
+    assert line[2].endswith("each process compiles them again; set NUMBA_CACHE_DIR to a writable directory")
     assert "ten seconds or so, in each process, because no directory can keep them" in told
 
 

@@ -30,11 +30,11 @@ from cadenza_lib.data.songs import RECORD
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs.notebooks import execute
-from cadenza_lib.scoring import evaluation, sweep
+from cadenza_lib.scoring import evaluation, optimiser, sweep
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.pairs import PairReference, PairScore
-from cadenza_lib.separation import estimates, separators
+from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import segments
 from cadenza_lib.training.finetuning import Config, finetune

@@ -16,6 +16,7 @@ from cadenza_lib.data import simulation
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.simulation import simulate
+from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.evaluation import Settings, evaluate
 from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.sweep import PairSet, Sweep

@@ -261,7 +261,6 @@ def test_directory_that_is_not_utf_8_is_refused_by_every_command(
             ["run", str(notebook), "-o", f"{bad}/out"],
             ["run", str(notebook), "-p", "corpus", bad, "-o", str(tmp_path / "out")],
         ),
-        ["submit", bad, str(tmp_path / "out")],
     ):
         assert refused(*command, capsys=capsys), command
     assert not (tmp_path / "new").exists()

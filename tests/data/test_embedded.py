@@ -9,7 +9,7 @@ from signals import si_sdr_db
 
 from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.embedded import EMBEDDED_CORPORA, SPLITS, embedded_metadata
 from cadenza_lib.data.listeners import (

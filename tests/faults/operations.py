@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import pyplot as plt
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, POINT_PARAMETERS, Inline, write_notebook
 
 from cadenza_lib import figures
@@ -31,12 +32,12 @@ from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
 from cadenza_lib.runs import page
 from cadenza_lib.runs.execution import run_study
-from cadenza_lib.runs.notebooks import RunError
+from cadenza_lib.runs.kernel import RunError
 from cadenza_lib.runs.study import load_study
-from cadenza_lib.scoring import evaluation, sweep
+from cadenza_lib.scoring import evaluation, optimiser, sweep
 from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.pairs import PairReference, PairScore
-from cadenza_lib.separation import estimates, separators
+from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training.finetuning import Config, finetune
 
@@ -300,10 +301,10 @@ def _run_notebook(inputs: Path, folder: Path) -> None:
 def _report(_: Path, folder: Path) -> None:
     out_dir = folder / "point"
     table = pd.DataFrame({"gain_db": [0.0, 6.0], "score": [0.5, 0.25]})
-    figure, axes = figures.plt.subplots(figsize=(2, 2))
+    figure, axes = plt.subplots(figsize=(2, 2))
     axes.plot(table["gain_db"], table["score"])
     figures.save(figure, out_dir / "score", table)
-    figures.plt.close(figure)
+    plt.close(figure)
     page.write_items(out_dir, ("score.csv", "Scores", ""), ("score.png", "Scores", ""))
     point = page.PointResult("step", "", out_dir, "point.ipynb", "finished", 1.0)
     page.write_page(folder / "index.html", "A study", {}, [point])

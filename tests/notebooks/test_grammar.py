@@ -14,7 +14,7 @@ import pytest
 from nbformat import NotebookNode
 from papermill.inspection import display_notebook_help
 
-from cadenza_lib.runs.notebooks import notebook_parameters
+from cadenza_lib.runs.parameters import notebook_parameters
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -90,6 +90,15 @@ steps:
     assert count(out_dir / "other") == 1
 
 
+def test_progress_counts_only_what_this_call_runs(
+    write_study: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for values, counts in (("[1]", "1/1"), ("[1, 2]", "1/1")):  # the first point of the second call is kept
+        path = write_study(f"steps: [{{name: points, notebook: point.ipynb, grid: {{value: {values}}}}}]")
+        run_study(load_study(path), tmp_path / "out", executor=Inline(), progress=True)
+        assert f"| {counts} [" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_changed_input_file_runs_only_the_points_that_read_it_again(
     write_study: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ def test_page_embeds_figures_and_escapes_text(tmp_path: Path) -> None:
     (tmp_path / "run/x.png").write_bytes(PNG)
     page = write_page(tmp_path / "index.html", "<h>", {"<k>": "<v>"}, [result]).read_text()
     assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" in page
-    assert 'alt="&quot;&gt;&lt;a"' in page
+    assert 'alt="&#34;&gt;&lt;a"' in page
     for text in ("t", "c", "h", "k", "v"):
         assert f"&lt;{text}&gt;" in page
         assert f"<{text}>" not in page
@@ -47,11 +47,17 @@ def test_page_shows_no_file_from_outside_of_the_run(tmp_path: Path) -> None:
     ("items", "message"),
     [
         ({}, "must hold a list of items"),
-        ([1], "is not a mapping of texts"),
+        ([1], "should be a valid dictionary"),
         ([{"kind": "table", "file": "none.csv"}], "is not a file in its directory"),
-        ([{"kind": "film", "file": "report.json"}], "of kind &#x27;film&#x27;; use table or figure"),
+        (
+            [{"kind": "film", "file": "report.json"}],
+            "input should be &#39;table&#39; or &#39;figure&#39;",
+        ),
         ([{"kind": "figure", "file": "report.json"}], "is not a figure a browser shows"),
-        ([{"kind": "table", "file": "report.json", "tilte": "x"}], "unknown keys [&#x27;tilte&#x27;]"),
+        (
+            [{"kind": "table", "file": "report.json", "tilte": "x"}],
+            "tilte is &#39;x&#39;: extra inputs",
+        ),
     ],
 )
 def test_page_tells_what_is_wrong_with_a_report(tmp_path: Path, items: Any, message: str) -> None:

@@ -18,9 +18,11 @@ from stubs import count, count_ended, read, write_notebook
 
 from cadenza_lib.__main__ import main
 from cadenza_lib.core.errors import ParameterError
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.runs import notebooks
-from cadenza_lib.runs.notebooks import RunError, execute, notebook_parameters
+from cadenza_lib.runs.kernel import RunError
+from cadenza_lib.runs.notebooks import execute
+from cadenza_lib.runs.parameters import Parameter, notebook_parameters, parse_parameters
 
 
 def test_manifest_tells_all_that_decides_a_result(
@@ -133,8 +135,8 @@ def test_dead_kernel_is_a_failed_run(notebook: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"valeu": 1}, r"point\.ipynb has no parameter valeu \(value 1\); it knows label, .*, value, wait, "),
-        ({"value": "1"}, r"point\.ipynb wants value as int, not '1' \(str\); it knows label"),
+        ({"valeu": 1}, r"point\.ipynb has no parameter valeu \(value 1\); it has label, .*, value, wait, "),
+        ({"value": "1"}, r"point\.ipynb wants value as int, not '1' \(str\); correct it"),
         ({"value": True}, r"wants value as int, not True \(bool\)"),
         ({"value": 1.0}, r"wants value as int, not 1\.0 \(float\)"),
         ({"share": "0.5"}, r"wants share as float, not '0\.5' \(str\)"),
@@ -154,12 +156,11 @@ def test_unknown_and_ill_typed_parameters_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_parameters_cell_gives_types_defaults_and_help(notebook: Path) -> None:
-    known = notebook_parameters(notebook)
-    assert list(known) == ["value", "share", "label", "source", "weights", "seed", "wait", "wait_for", "out_dir"]
-    assert known["weights"] == notebook.Parameter("weights", "list[float] | None", None, "one per model")
-    assert known["value"].help == "what to write, 13 = fail"
-    assert known["label"].default == "a = b"
+def test_parameters_cell_gives_types_and_defaults(notebook: Path) -> None:
+    declared = notebook_parameters(notebook)
+    assert list(declared) == ["value", "share", "label", "source", "weights", "seed", "wait", "wait_for", "out_dir"]
+    assert declared["weights"] == Parameter("list[float] | None", None)
+    assert declared["label"].default == "a = b"
 
 
 @pytest.mark.parametrize(
@@ -236,16 +237,16 @@ out_dir: str = "."  # where results go
 
 def test_texts_of_the_command_line_become_values_of_the_annotated_types(notebook: Path) -> None:
     texts = {"value": "3", "share": "6e-4", "label": "007", "weights": "[1, 0.5]", "wait": "true"}
-    assert notebooks.parse_parameters(notebook, texts) == {
+    assert parse_parameters(notebook, texts) == {
         "value": 3,
         "share": 6e-4,
         "label": "007",
         "weights": [1.0, 0.5],
         "wait": True,
     }
-    assert notebooks.parse_parameters(notebook, {"weights": "null"}) == {"weights": None}
+    assert parse_parameters(notebook, {"weights": "null"}) == {"weights": None}
     with pytest.raises(ParameterError, match=r"wants value as int, not '3x'"):
-        notebooks.parse_parameters(notebook, {"value": "3x"})
+        parse_parameters(notebook, {"value": "3x"})
 
 
 def test_commit_is_told_only_for_a_file_that_git_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +326,7 @@ def test_second_process_waits_for_the_first_and_finds_its_run_finished(
 def test_parameters_with_several_types_take_each_of_them() -> None:
     path = Path(__file__).resolve().parents[2] / "notebooks" / "03_evaluate.ipynb"
     for text, value in (("oracle", "oracle"), ("[oracle, mixture]", ["oracle", "mixture"])):
-        assert notebooks.parse_parameters(path, {"system": text}) == {"system": value}
-    assert notebooks.parse_parameters(path, {"model_weights": "[1, 3]"}) == {"model_weights": [1.0, 3.0]}
+        assert parse_parameters(path, {"system": text}) == {"system": value}
+    assert parse_parameters(path, {"model_weights": "[1, 3]"}) == {"model_weights": [1.0, 3.0]}
     with pytest.raises(ParameterError, match="model_weights"):
-        notebooks.parse_parameters(path, {"model_weights": "many"})
+        parse_parameters(path, {"model_weights": "many"})

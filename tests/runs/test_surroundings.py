@@ -13,8 +13,8 @@ from stubs import read, write_notebook
 
 from cadenza_lib import figures
 from cadenza_lib.core import processes
-from cadenza_lib.runs import notebooks
-from cadenza_lib.runs.notebooks import RunError
+from cadenza_lib.runs import kernel, notebooks
+from cadenza_lib.runs.kernel import RunError
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = """
@@ -69,7 +69,7 @@ def test_no_setting_of_a_person_changes_a_picture_or_stops_a_run(tmp_path: Path)
 
 
 def test_settings_of_a_shell_that_cannot_be_used_are_named_by_the_check() -> None:
-    program = "from cadenza_lib.runs import check\nfor line in check._check_variables(): print(*vars(line).values())"
+    program = "from cadenza_lib.runs import check\nfor line in check.unusable_variables(): print(*vars(line).values())"
     variables = {
         "TMPDIR": "/proc/nowhere",
         "MPLBACKEND": "nonsense",
@@ -81,10 +81,10 @@ def test_settings_of_a_shell_that_cannot_be_used_are_named_by_the_check() -> Non
         [sys.executable, "-c", program], env=environment | variables, stdout=subprocess.PIPE, text=True, check=True
     )
     assert done.stdout.splitlines() == [
-        "False TMPDIR /proc/nowhere is no directory that can be written; correct or unset it False",
-        "False OMP_NUM_THREADS 'all' is no number of threads; correct or unset it False",
-        "False NUMBA_NUM_THREADS '0' is no number of threads; correct or unset it False",
-        "False MPLBACKEND 'nonsense' is no backend of matplotlib; correct or unset it False",
+        "False TMPDIR /proc/nowhere is not a writable directory; correct or unset it False",
+        "False OMP_NUM_THREADS 'all' is not a number of threads; correct or unset it False",
+        "False NUMBA_NUM_THREADS '0' is not a number of threads; correct or unset it False",
+        "False MPLBACKEND 'nonsense' is not a backend of matplotlib; correct or unset it False",
     ]
 
 
@@ -126,7 +126,7 @@ def test_kernel_that_dies_while_it_starts_is_noticed_at_once(
     notebook: Path, tmp_path: Path, at_start: Callable[[str], None]
 ) -> None:
     at_start("import os; os._exit(3)")
-    assert notebooks._START_TIMEOUT_S == 600  # for which this test would wait
+    assert kernel._START_TIMEOUT_S == 600  # for which this test would wait
     with pytest.raises(RunError, match=r"point\.ipynb could not be run \(RuntimeError: Kernel died before replying"):
         notebooks.execute(notebook, {}, tmp_path / "out")
 
@@ -135,7 +135,7 @@ def test_kernel_gets_as_long_to_start_as_we_say(
     notebook: Path, tmp_path: Path, at_start: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_start("import time; time.sleep(60)")
-    monkeypatch.setattr(notebooks, "_START_TIMEOUT_S", 1)
+    monkeypatch.setattr(kernel, "_START_TIMEOUT_S", 1)
     with pytest.raises(RunError, match=r"point\.ipynb could not be run \(RuntimeError: Kernel didn't respond in 1 sec"):
         notebooks.execute(notebook, {}, tmp_path / "out")
 

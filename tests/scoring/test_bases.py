@@ -10,6 +10,7 @@ from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.tiny import tiny_listener, tiny_song
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation.separators import load

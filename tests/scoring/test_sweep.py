@@ -10,7 +10,7 @@ import pytest
 from cadenza_lib.chain import fusion
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.tiny import tiny_corpus
@@ -143,7 +143,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
         ('{"corpus": "de', "is not valid JSON"),
         ("[]", "does not hold settings of results .*; choose another"),
         ('{"corpus": "demo"}', "does not hold settings of results .*; choose another"),
-        ('{"corpus": NaN}', "corpus is nan, which is no finite number"),
+        ('{"corpus": NaN}', "NaN is not a finite number"),
     ],
 )
 def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, sentence):

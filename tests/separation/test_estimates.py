@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cadenza_lib.core.errors import ModelError
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import estimates
 from cadenza_lib.separation.estimates import cached_separator, model_identity

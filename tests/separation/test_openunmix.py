@@ -9,7 +9,7 @@ from signals import si_sdr_db
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, ParameterError
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.embedded import EmbeddedCorpus
 from cadenza_lib.separation import openunmix

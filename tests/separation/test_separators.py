@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, CorpusError, ModelError, ParameterError
-from cadenza_lib.core.files import DATA
+from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import checkpoints, chunking, separators
