@@ -9,7 +9,6 @@ import errno
 import os
 import random
 import signal
-import sqlite3
 import sys
 import time
 import traceback
@@ -18,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import sqlalchemy
 
 from cadenza_lib.core.errors import CadenzaError
 
@@ -49,15 +46,6 @@ class Events:
             fsync(file)
 
         os.fsync = audited_fsync
-
-        def before_statement(connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            if not statement.lstrip().upper().startswith(("SELECT", "PRAGMA")):
-                self._happen("sql", connection.engine.url.database)
-
-        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", before_statement)
-        sqlalchemy.event.listen(
-            sqlalchemy.Engine, "commit", lambda connection: self._happen("sql", connection.engine.url.database)
-        )
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(arguments[2], int):
@@ -113,21 +101,13 @@ def tear(event: str, path: str) -> None:
 
 def fill_disk(event: str, path: str) -> None:
     """Refuse whatever takes room."""
-    if event == "sql":
-        raise _sql_error("database or disk is full")
     if event in ("open", "append", "mkdir", "fsync", "rename"):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
-def forbid_writing(event: str, path: str) -> None:
+def forbid_writing(_event: str, path: str) -> None:
     """Refuse whatever changes something."""
-    if event == "sql":
-        raise _sql_error("attempt to write a readonly database")
     raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
-
-
-def _sql_error(reason: str) -> sqlalchemy.exc.OperationalError:
-    return sqlalchemy.exc.OperationalError("statement", {}, sqlite3.OperationalError(reason))
 
 
 # Processes

@@ -7,7 +7,6 @@ import importlib
 import json
 import multiprocessing
 import shutil
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -52,10 +51,8 @@ _LATE = (
     "nbconvert.exporters",
     "numba",
     "optuna.storages",
-    "optuna.storages._rdb.storage",
     "papermill",
     "PIL.PngImagePlugin",
-    "sqlalchemy.dialects.sqlite",
 )
 _CIRCUMSTANCES = {"started", "ended", "duration_s", "waited_share", "git", "inputs", "identity"}
 """What may differ; inputs are hashes of manifests, which have times, and an identity follows from them."""
@@ -86,8 +83,6 @@ class Operation:
             return [_timeless(json.loads(line), folder) for line in path.read_text().splitlines()]
         if path.suffix == ".json":
             return _timeless(json.loads(path.read_text()), folder)
-        if path.suffix == ".db":
-            return _trials(path)
         if path.suffix == ".pt":
             return {name: _plain(value) for name, value in torch.load(path, weights_only=True).items()}
         content = path.read_bytes()
@@ -109,17 +104,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.numpy().tobytes()
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, dict) else str(value)
-
-
-def _trials(path: Path) -> list[tuple[Any, ...]]:
-    """Return number, parameters and value of each trial of an optimiser."""
-    query = "SELECT number, state, param_name, param_value, value FROM trials LEFT JOIN trial_params USING (trial_id) "
-    query += "LEFT JOIN trial_values USING (trial_id) ORDER BY number, param_name"
-    connection = sqlite3.connect(path)
-    try:
-        return connection.execute(query).fetchall()
-    finally:
-        connection.close()
 
 
 # The operations
