@@ -2,14 +2,31 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "cadenza_lib"
+
+
+@cache
+def words_of(path: Path) -> frozenset[str]:
+    """Return the words of a file."""
+    return frozenset(re.findall(r"\w+", path.read_text(encoding="utf-8")))
+
+
+def public_names(path: Path) -> list[str]:
+    """Return what a module lists in `__all__`."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return ast.literal_eval(node.value)
+    return []
+
 
 ROOMS = {
     "core": (
@@ -222,3 +239,11 @@ def test_import_is_silent_and_draws_no_random_number(module: str, imported: dict
 
 def test_no_module_loads_torchaudio(imported: dict[str, Any]) -> None:
     assert imported["torchaudio"] is False
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_public_names_are_used_by_another_file(module: str) -> None:
+    path, root = MODULES[module], PACKAGE.parent
+    others = [*root.glob("cadenza_lib/**/*.py*"), *root.glob("tests/**/*.py"), *root.glob("notebooks/**/*.ipynb")]
+    words = {word for other in others if other.suffix != ".pyc" and other != path for word in words_of(other)}
+    assert set(public_names(path)) <= words

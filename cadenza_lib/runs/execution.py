@@ -36,7 +36,7 @@ from cadenza_lib.runs.page import PointResult, Status, write_page
 from cadenza_lib.runs.parameters import notebook_parameters, replace_paths
 from cadenza_lib.runs.study import PLACED, Point, Step, Study
 
-__all__ = ["StepPlan", "StudyResult", "default_jobs", "describe_plan", "plan_study", "run_study"]
+__all__ = ["StepPlan", "default_jobs", "describe_plan", "plan_study", "run_study"]
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -48,7 +48,6 @@ __all__ = [
     "read_scores",
     "read_settings",
     "scores_path",
-    "signal_name",
 ]
 
 OFFICIAL_COLUMNS = ("scene", "song", "listener", "left_score", "right_score", "score")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cadenza_lib.core.tables import append_row, read_rows, repair_table, write_rows
 
-__all__ = ["IDENTITY", "KeptRows"]
+__all__ = ["KeptRows"]
 
 IDENTITY = "identity"
 """The last column of such a table, see `core.identity`."""

@@ -24,7 +24,6 @@ from cadenza_lib.core.identity import claim
 from cadenza_lib.training.targets import TargetLoss
 
 __all__ = [
-    "PRECISIONS",
     "Config",
     "Inputs",
     "Result",

@@ -28,7 +28,9 @@ from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.listeners import Listener, ear_audiogram
 from cadenza_lib.haaqi.torch import score_batch
 
-__all__ = ["TARGETS", "TargetLoss", "haaqi_loss"]
+__all__ = [
+    "TargetLoss",
+]
 
 TARGETS = (*STAGES, "haaqi")
 """All training targets."""
