@@ -244,6 +244,7 @@ def test_no_module_loads_torchaudio(imported: dict[str, Any]) -> None:
 @pytest.mark.parametrize("module", ORDER)
 def test_public_names_are_used_by_another_file(module: str) -> None:
     path, root = MODULES[module], PACKAGE.parent
-    others = [*root.glob("cadenza_lib/**/*.py*"), *root.glob("tests/**/*.py"), *root.glob("notebooks/**/*.ipynb")]
-    words = {word for other in others if other.suffix != ".pyc" and other != path for word in words_of(other)}
+    patterns = ("cadenza_lib/**/*.py", "cadenza_lib/**/*.pyi", "tests/**/*.py", "notebooks/**/*.ipynb")
+    others = {other for pattern in patterns for other in root.glob(pattern)} - {path}
+    words = set().union(*map(words_of, others))
     assert set(public_names(path)) <= words
