@@ -4,7 +4,7 @@ import codecs
 import json
 import math
 import re
-from collections.abc import Callable
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,26 +54,24 @@ def parse_json(text: str) -> Any:
     ValueError, RecursionError
         If the text is not JSON, breaks these rules, or has a lone surrogate, which no file can hold.
     """
-    content = json.loads(
-        text,
-        object_pairs_hook=_unique,
-        parse_constant=_parse_finite(float),
-        parse_float=_parse_finite(float),
-        parse_int=_parse_finite(int),
-    )
-    json.dumps(content, ensure_ascii=False).encode()  # fails on lone surrogates
+    content = json.loads(text, object_pairs_hook=_unique)
+    _check_values(content)
     return content
 
 
-def _parse_finite(kind: type[Kind]) -> Callable[[str], Kind]:
-    """Return a function that parses a number and refuses NaN and what exceeds the largest float."""
-
-    def parse(text: str) -> Kind:
-        if not math.isfinite(float(text)):
-            raise ValueError(f"{text[:20]} is not a finite number")
-        return kind(text)  # type: ignore[call-arg]
-
-    return parse
+def _check_values(value: Any, *place: str) -> None:
+    """Raise ValueError, which names the place, if JSON holds a number that is not finite, or a lone surrogate."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_values(key, *place)
+            _check_values(item, *place, key)
+    elif isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            _check_values(item, *place, f"item {number}")
+    elif isinstance(value, str):
+        value.encode()  # fails on lone surrogates
+    elif isinstance(value, int | float) and not abs(value) <= sys.float_info.max:
+        raise ValueError(f"{', '.join(place) or 'the content'} is {str(value)[:20]}, which is not a finite number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parent / "benchmarks" / "load.py"
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "load.py"
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs() -> None:

@@ -2,6 +2,7 @@ import itertools
 import json
 import shutil
 from concurrent.futures import BrokenExecutor, Executor, Future
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.haaqi import Components
-from cadenza_lib.scoring import evaluation, sweep
+from cadenza_lib.scoring import evaluation, kept, sweep
 from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.scoring.sweep import Sweep, candidate_of, grid, search_and_test, simplex_grid
 from cadenza_lib.separation.separators import load
@@ -50,7 +51,7 @@ def quick_score(monkeypatch):
 def test_a_sweep_scores_what_an_evaluation_scores(corpus, pairs, tmp_path):
     candidate = ChainSettings(model_weights=(0.7, 0.3), mixture_weight=0.15, output_level_db=-6.0)
     ours = Sweep(corpus, MODELS, tmp_path / "sweep", progress=False).scores([candidate], pairs)
-    settings = evaluation.Settings(corpus, "train", tuple(MODELS), 0.15, -6.0, model_weights=(0.7, 0.3))
+    settings = evaluation.Settings(corpus, "train", tuple(MODELS), **asdict(candidate))
     separator = fusion.ensemble([load(name) for name in MODELS], [0.7, 0.3])
     full = evaluation.evaluate(Corpus(corpus), separator, settings, pairs.pairs, tmp_path / "full", progress=False)
     assert len(ours) == len(full) == 2
@@ -70,7 +71,7 @@ def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs
     whole = Sweep(corpus, MODELS, tmp_path / "whole", progress=False).scores(candidates, pairs)
     assert len(quick_score) == len(whole) == 12 * 2
 
-    append = sweep.append_row
+    append = kept.append_row
     left = itertools.count(10, -1)
 
     def stop_after_ten(path, row):
@@ -78,11 +79,11 @@ def test_a_sweep_that_was_stopped_goes_on_and_gives_the_same_table(corpus, pairs
             raise _StopAfterError
         append(path, row)
 
-    monkeypatch.setattr(sweep, "append_row", stop_after_ten)
+    monkeypatch.setattr(kept, "append_row", stop_after_ten)
     stopped = Sweep(corpus, MODELS, tmp_path / "stopped", progress=False)
     with pytest.raises(_StopAfterError):
         stopped.scores(candidates, pairs)
-    monkeypatch.setattr(sweep, "append_row", append)
+    monkeypatch.setattr(kept, "append_row", append)
     with (tmp_path / "stopped" / "scores.csv").open("a") as file:
         file.write('train,"[0.5, 0.5]",0.1')  # what a kill in the middle of a write leaves
     quick_score.clear()
@@ -115,8 +116,8 @@ def test_an_executor_gives_the_same_table(corpus, pairs, tmp_path):
 @pytest.mark.usefixtures("quick_score")
 def test_another_sweep_is_not_mixed_in(corpus, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False)
-    with pytest.raises(ParameterError, match="holds results with mixture_into 'stems', not 'downmix'; choose another"):
-        Sweep(corpus, MODELS, tmp_path, "downmix", progress=False)
+    with pytest.raises(ParameterError, match=r"holds results with identities .*; choose another"):
+        Sweep(corpus, MODELS[::-1], tmp_path, progress=False)
 
 
 def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
@@ -131,7 +132,7 @@ def test_two_copies_of_one_model_are_refused(corpus, tmp_path):
 def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
     Sweep(corpus, MODELS, tmp_path, progress=False).scores([ChainSettings(model_weights=(1.0, 0.0))], pairs)
     path = tmp_path / "scores.csv"
-    path.write_text(path.read_text().replace(",True,", ",perhaps,"))
+    path.write_text(path.read_text().replace(",stems,", ",perhaps,"))
     with pytest.raises(CorpusError, match=r"scores\.csv is not a table of scores .*repair it, or sweep into another"):
         Sweep(corpus, MODELS, tmp_path, progress=False)
 
@@ -223,7 +224,7 @@ def test_candidates_survive_a_table(tmp_path):
             model_weights=((0.1, 0.9), (0.9, 0.1)), mixture_weight=0.2, output_level_db=-3.0, output_stage="none"
         ),
     ]
-    rows = [(json.dumps(one.model_weights), one.mixture_weight, one.output_level_db, one.clip) for one in candidates]
+    rows = [asdict(candidate) | {"model_weights": json.dumps(candidate.model_weights)} for candidate in candidates]
     pd.DataFrame(rows, columns=list(sweep.CANDIDATE_COLUMNS)).to_csv(tmp_path / "x.csv")
     table = pd.read_csv(tmp_path / "x.csv")
     assert [candidate_of(row) for _, row in table.iterrows()] == candidates
