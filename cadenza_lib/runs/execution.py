@@ -182,7 +182,8 @@ def run_study(
         make_directory(out_dir)
         # Without smoothing, the time left follows from the mean of what has been run by this call.
         with tqdm(total=total, unit="run", smoothing=0, disable=not progress) as bar:
-            for directory, result in _run_points(study, out_dir, pool, force, results):
+            at_once = jobs if executor is None else total
+            for directory, result in _run_points(study, out_dir, pool, force, results, at_once):
                 results[directory] = result
                 bar.set_description(result.step, refresh=False)
                 # What is not run takes no time, and so tells nothing about the time of what is.
@@ -207,15 +208,19 @@ def _out_dir(study: Study, out_dir: Path | str | None) -> Path:
 
 
 def _run_points(
-    study: Study, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult]
+    study: Study, out_dir: Path, pool: Executor, force: bool, results: Mapping[str, PointResult], at_once: int
 ) -> Iterator[tuple[str, PointResult]]:
-    """Yield the result of each point as it comes; the caller puts it into `results` before it asks for the next."""
+    """Yield the result of each point as it comes; the caller puts it into `results` before it asks for the next.
+
+    No more than `at_once` points are submitted, so that an earlier step goes first as soon as it can, and the last
+    process does not end alone with a long one.
+    """
     waiting = [(step, point) for step in study.steps for point in step.points]
     running: dict[Future[Path], tuple[Step, Point]] = {}
     forced_run = forced_run_name() if force else ""  # one name: a cluster may repeat a task whose result it has lost
     while waiting or running:
-        ready = [entry for entry in waiting if results.keys() >= set(entry[1].needs)]
-        waiting = [entry for entry in waiting if not results.keys() >= set(entry[1].needs)]
+        ready = [entry for entry in waiting if results.keys() >= set(entry[1].needs)][: at_once - len(running)]
+        waiting = [entry for entry in waiting if entry not in ready]
         for step, point in ready:
             if lost := [need for need in point.needs if results[need].status in ("failed", "skipped")]:
                 reason = f"It reads {', '.join(lost)}, which did not finish."
