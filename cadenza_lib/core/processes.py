@@ -37,6 +37,10 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 _LOGGER = logging.getLogger(__name__)
 _CORES = "CADENZA_CORES"
 _PERSONAL = {"MPLBACKEND", "PYTHONINSPECT", "PYTHONIOENCODING", "PYTHONOPTIMIZE", "PYTHONSTARTUP", "PYTHONWARNINGS"}
+_KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}  # bytes
+"""Makes glibc keep the memory of freed arrays: returning it to the system and fetching it anew takes a third of the
+time of an evaluation or a training, and keeping it a fifth more memory."""
+
 _SCHEDULER_TIMEOUT_S = 10
 _PATIENCE_S = 10.0  # with a scheduler that has no workers, until the first warning
 _LONGEST_PAUSE_S = 600.0  # between two warnings
@@ -52,10 +56,11 @@ def core_count() -> int:
 def child_environment() -> dict[str, str]:
     """Return the environment for an interpreter that this one starts.
 
-    The interpreter finds this package, reads and writes UTF-8, and has as many threads as this process has cores.
+    The interpreter finds this package, reads and writes UTF-8, has as many threads as this process has cores, and keeps
+    freed memory.
     Settings for a person's own interpreters, such as a start-up file, are left out.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in _PERSONAL}
+    environment = _KEPT_MEMORY | {name: value for name, value in os.environ.items() if name not in _PERSONAL}
     paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
     environment |= {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "PYTHONUTF8": "1"}
     cores = core_count()
