@@ -62,7 +62,7 @@ def level_experiment(
     Parameters
     ----------
     corpus, split
-        As for `demo.open_corpus`.
+        As for `data.open_corpus`.
     system
         As for `separation.load`.
     n_listeners, n_scenes

@@ -16,7 +16,7 @@ from cadenza_lib.analysis.statistics import mean_interval
 from cadenza_lib.analysis.tables import system_label
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.scoring.evaluation import read_scores, read_settings
-from cadenza_lib.training.finetuning import read_config
+from cadenza_lib.training.files import read_config
 
 __all__ = [
     "claims_table",

@@ -1,10 +1,11 @@
 """Personal settings: what is best for one listener's HAAQI, by gradient ascent, beside a grid and the paper's weights.
 
 Two sets of settings. The fusion: weights of models and mixture, and the output level (`optimise_fusion`). The fitting:
-the output level and a trim of NAL-R's gain in each of its bands (`optimise_fitting`), an extension that is in neither
-the paper nor the challenge. Both are weighted sums of fixed signals, the bases of a scene or the bands of NAL-R, up to
-the clip of the output stage. HAAQI's gradient comes back through the clip: samples beyond it do not move, which is
-the derivative of a hard clip wherever it has one. Only the rounding to 16 bits and the ear's noise are left out.
+the output level and a trim of the prescribed gain in each of its bands (`optimise_fitting`), an extension that is in
+neither the paper nor the challenge. Both are weighted sums of fixed signals, the bases of a scene or the bands of the
+prescription, up to the clip of the output stage. HAAQI's gradient comes back through the clip: samples beyond it do not
+move, which is the derivative of a hard clip wherever it has one. Only the rounding to 16 bits and the ear's noise are
+left out.
 
 Settings are learned on scenes of some songs and reported, officially, on scenes of others: `compare_settings`.
 """
@@ -34,6 +35,7 @@ from cadenza_lib.core.identity import digest
 from cadenza_lib.core.paths import file_name
 from cadenza_lib.data.listeners import (
     SEVERITY_CLASSES,
+    Listener,
     better_ear_pta_db_hl,
     ear_audiogram,
     severity_class,
@@ -42,7 +44,7 @@ from cadenza_lib.data.listeners import (
 from cadenza_lib.data.scenes import Pair
 from cadenza_lib.haaqi.torch import ReferenceBatch
 from cadenza_lib.haaqi.torch_filters import resample as resample_to_haaqi
-from cadenza_lib.scoring.bases import PairBases
+from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.scoring.pairs import PairScore
 from cadenza_lib.scoring.sweep import CANDIDATE_COLUMNS, PairSet, Sweep, best_of
 
@@ -58,7 +60,7 @@ __all__ = [
 ]
 
 MAX_TRIM_DB = 6.0
-"""Largest trim of NAL-R's gain in a band, up or down."""
+"""Largest trim of the prescribed gain in a band, up or down."""
 
 _RATE = 0.2  # of Adam, about what it moves a logit in a step
 _LEVEL_STEP_DB = 2.0
@@ -131,10 +133,10 @@ def optimise_fusion(
 def optimise_fitting(
     pairs: Sequence[PairBases], candidate: ChainSettings, steps: int = 15, excerpt_s: float = 4.0
 ) -> PersonalFitting:
-    """Raise the mean HAAQI of a listener's scenes by gradient ascent on output level and trims in NAL-R's bands.
+    """Raise the mean HAAQI of a listener's scenes by gradient ascent on output level and trims of the prescription.
 
-    An extension, not in the paper. The reference keeps NAL-R as it is. Begins with 0 dB everywhere; arguments and
-    errors as for `optimise_fusion`.
+    An extension, not in the paper. The reference keeps the prescription as it is. Begins with 0 dB everywhere;
+    arguments and errors as for `optimise_fusion`.
 
     Parameters
     ----------
@@ -156,7 +158,7 @@ def optimise_fitting(
 
 
 def score_fitting(pair: PairBases, candidate: ChainSettings, fitting: PersonalFitting) -> PairScore:
-    """Return HAAQI of a fusion with a fitting, through the official output stage.
+    """Return HAAQI of a fusion with a fitting, through the candidate's output stage.
 
     Raises
     ------
@@ -219,52 +221,68 @@ def compare_settings(
     ParameterError
         If there are fewer listeners.
     """
-    known = sweep.split(held_out.split).listeners
-    both = {name: one for name, one in sweep.split(searched.split).listeners.items() if name in known}
-    names = spread_listeners(both, n_listeners)
-    searched, held_out = (_crossed(on, names, n_scenes) for on in (searched, held_out))
+    held_out_listeners = sweep.split(held_out.split).listeners
+    listeners = {
+        name: listener for name, listener in sweep.split(searched.split).listeners.items() if name in held_out_listeners
+    }
+    names = spread_listeners(listeners, n_listeners)
+    searched, held_out = (_crossed(pair_set, names, n_scenes) for pair_set in (searched, held_out))
     equal = (1 / sweep.n_models,) * sweep.n_models
     fixed = replace(candidates[0], model_weights=equal, mixture_weight=MIXTURE_WEIGHT, output_level_db=0.0)
-    levels = {one.output_level_db: replace(fixed, output_level_db=one.output_level_db) for one in (fixed, *candidates)}
-    of_levels = sweep.scores(list(levels.values()), searched)
-    tried = pd.concat([of_levels, sweep.scores(candidates, searched)])
-    folder = make_directory(sweep.out_dir / "personal")
+    levels_db = dict.fromkeys(candidate.output_level_db for candidate in (fixed, *candidates))
+    of_levels = sweep.scores([replace(fixed, output_level_db=level_db) for level_db in levels_db], searched)
+    of_grid = pd.concat([of_levels, sweep.scores(candidates, searched)])
     bases = functools.cache(sweep.bases)
-    parts = []
+    tables = []
     for name in tqdm(names, desc="personal settings", unit="listener", disable=not sweep.progress):
-        search, test = (_only(on, name) for on in (searched, held_out))
-        path = folder / f"{file_name(name)}.json"
-        pairs = [sweep.pair_identity(on.split, pair) for on in (search, test) for pair in on.pairs]
-        identity = digest(pairs, len(search.pairs), asdict(fixed), steps, excerpt_s)
-        learned = _read_learned(path, identity, sweep.n_models, len(test.pairs)) if path.exists() else None
-        if learned is None:
-            before, after = (
-                [
-                    PairBases(bases(on.split, pair.scene), both[name], pair.scene, fixed.prescription)
-                    for pair in on.pairs
-                ]
-                for on in (search, test)
-            )
-            fusion = optimise_fusion(before, steps, excerpt_s, fixed)
-            fitting = optimise_fitting(before, fixed, steps, excerpt_s)
-            scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
-            learned = _Learned(fusion.candidate, fitting, scores)
-            content = {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": scores}
-            write_json(path, {"identity": identity, **content})
-        ways = {
+        search, test = _only(searched, name), _only(held_out, name)
+        learned = _learn(sweep, bases, listeners[name], search, test, fixed, steps, excerpt_s)
+        methods = {
             "fixed": fixed,
             "no clip": replace(fixed, output_stage="none"),
             "level": best_of(of_levels[of_levels["listener"] == name]),
-            "grid": best_of(tried[tried["listener"] == name]),
+            "grid": best_of(of_grid[of_grid["listener"] == name]),
             "gradient": learned.candidate,
         }
-        rows = [sweep.scores([candidate], test).assign(setting=way) for way, candidate in ways.items()]
+        rows = [sweep.scores([candidate], test).assign(setting=method) for method, candidate in methods.items()]
         fitted: dict[str, Any] = {"score": learned.fitting_scores, "output_level_db": learned.fitting.output_level_db}
         rows.append(rows[0].assign(setting="fitting", **fitted))
-        parts.append(pd.concat(rows).assign(severity=severity_class(better_ear_pta_db_hl(both[name]))))
-    return pd.concat(parts, ignore_index=True)[
+        tables.append(pd.concat(rows).assign(severity=severity_class(better_ear_pta_db_hl(listeners[name]))))
+    return pd.concat(tables, ignore_index=True)[
         ["setting", "severity", "scene", "listener", *CANDIDATE_COLUMNS, "score"]
     ]
+
+
+def _learn(
+    sweep: Sweep,
+    bases: Callable[[str, str], SceneBases],
+    listener: Listener,
+    search: PairSet,
+    test: PairSet,
+    fixed: ChainSettings,
+    steps: int,
+    excerpt_s: float,
+) -> "_Learned":
+    """Return the settings learned for a listener on the pairs of `search`, from a file if they are kept there."""
+    path = make_directory(sweep.out_dir / "personal") / f"{file_name(listener.id)}.json"
+    pairs = [sweep.pair_identity(pair_set.split, pair) for pair_set in (search, test) for pair in pair_set.pairs]
+    identity = digest(pairs, len(search.pairs), asdict(fixed), steps, excerpt_s)
+    learned = _read_learned(path, identity, sweep.n_models, len(test.pairs)) if path.exists() else None
+    if learned is None:
+        before, after = (
+            [
+                PairBases(bases(pair_set.split, pair.scene), listener, pair.scene, fixed.prescription)
+                for pair in pair_set.pairs
+            ]
+            for pair_set in (search, test)
+        )
+        fusion = optimise_fusion(before, steps, excerpt_s, fixed)
+        fitting = optimise_fitting(before, fixed, steps, excerpt_s)
+        scores = [score_fitting(pair, fixed, fitting).mean for pair in after]
+        learned = _Learned(fusion.candidate, fitting, scores)
+        content = {"fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": scores}
+        write_json(path, {"identity": identity, **content})
+    return learned
 
 
 def severity_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -389,11 +407,11 @@ def _bands(pair: PairBases, candidate: ChainSettings) -> Tensor:
     return filter_ears(mixed, pair.prescription.band_firs(pair.listener)) * 10 ** (candidate.output_level_db / 20)
 
 
-def _crossed(on: PairSet, listeners: Sequence[str], n_scenes: int) -> PairSet:
+def _crossed(pair_set: PairSet, listeners: Sequence[str], n_scenes: int) -> PairSet:
     """Return a set in which each listener hears each of the first scenes."""
-    scenes = list(dict.fromkeys(pair.scene for pair in on.pairs))[:n_scenes]
-    return replace(on, pairs=tuple(Pair(scene, name) for scene in scenes for name in listeners))
+    scenes = list(dict.fromkeys(pair.scene for pair in pair_set.pairs))[:n_scenes]
+    return replace(pair_set, pairs=tuple(Pair(scene, name) for scene in scenes for name in listeners))
 
 
-def _only(on: PairSet, listener: str) -> PairSet:
-    return replace(on, pairs=tuple(pair for pair in on.pairs if pair.listener == listener))
+def _only(pair_set: PairSet, listener: str) -> PairSet:
+    return replace(pair_set, pairs=tuple(pair for pair in pair_set.pairs if pair.listener == listener))

@@ -19,7 +19,7 @@ from cadenza_lib.data.listeners import Listener, audiogram_identity, audiogram_t
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.scoring.evaluation import AUDIOGRAM, Settings, read_scores, read_settings, scores_path
 from cadenza_lib.scoring.pairs import EAR_COLUMNS
-from cadenza_lib.training.finetuning import read_result
+from cadenza_lib.training.files import read_result
 
 __all__ = [
     "ASYMMETRY_DB",
@@ -93,7 +93,7 @@ def tidy_table(
     Returns
     -------
     pandas.DataFrame
-        Columns: system, scene, song, listener, ear, haaqi, `evaluation.EAR_COLUMNS`, and those of
+        Columns: system, scene, song, listener, ear, haaqi, `pairs.EAR_COLUMNS`, and those of
         `add_scene_and_ear_columns`. NaN where unknown.
 
     Raises
@@ -166,7 +166,7 @@ def listeners_and_gains_db(
     Parameters
     ----------
     corpus, split
-        As for `demo.open_corpus`; without a corpus, "", the gains are unknown.
+        As for `data.open_corpus`; without a corpus, "", the gains are unknown.
     listeners_file
         A `listeners.*.json` in the place of the split's listeners.
 
@@ -269,7 +269,7 @@ def data_size_table(run_dirs: Sequence[Path | str]) -> pd.DataFrame:
     Parameters
     ----------
     run_dirs
-        Directories of finished runs of `finetune.finetune`, which differ in `n_scenes` and in seeds.
+        Directories of finished runs of `training.finetune`, which differ in `n_scenes` and in seeds.
 
     Returns
     -------

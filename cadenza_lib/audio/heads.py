@@ -139,7 +139,7 @@ def _check_angles(*angles: float) -> None:
 
 
 def _reflection(omega: NDArray[np.float64], delay_s: NDArray[np.float64], corner_hz: float) -> NDArray[np.complex128]:
-    """Return the spectrum of a reflection by something that long waves do not notice."""
+    """Return the spectrum of a reflection by a reflector that is transparent at long wavelengths."""
     return 1j * omega / (1j * omega + 2 * np.pi * corner_hz) * np.exp(-1j * omega * delay_s)
 
 

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FIR_ORDER = 220
-"""Order of the prescriptions' filters; they have one tap more, and delay by half of it (2.5 ms)."""
+"""Order of the prescriptions' filters, even; they have one tap more, and delay by half of it (2.5 ms)."""
 
 _BLOCK = 1 << 16  # samples that are filtered at a time, which is several times faster than minutes of them at once
 _DESIGN_FREQUENCIES = np.arange(FIR_ORDER + 1) / FIR_ORDER * (SAMPLE_RATE / 2)  # Hz
@@ -38,8 +38,8 @@ _FIR_GRID = 512  # intervals from 0 Hz to half the sample rate on which a filter
 class Prescription(Protocol):
     """How a hearing aid amplifies for a listener.
 
-    A prescription of your own becomes known by `PRESCRIPTIONS[it.name] = it`. Its name stands for it in kept results,
-    so a prescription that changes needs another name.
+    Register one of your own with `PRESCRIPTIONS[mine.name] = mine`. The name identifies it in stored results, so a
+    prescription that changes needs another name.
     """
 
     @property
@@ -168,7 +168,7 @@ def prescription(name: str) -> Prescription:
 
 
 def linear_prescription(name: str, purpose: str) -> FirPrescription:
-    """Return a prescription for what is only right where amplifying a sum gives the sum of what is amplified.
+    """Return a linear prescription: amplifying a sum gives the sum of what is amplified.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def linear_prescription(name: str, purpose: str) -> FirPrescription:
     """
     chosen = prescription(name)
     if not isinstance(chosen, FirPrescription):
-        linear = ", ".join(one.name for one in PRESCRIPTIONS.values() if isinstance(one, FirPrescription))
+        linear = ", ".join(name for name, entry in PRESCRIPTIONS.items() if isinstance(entry, FirPrescription))
         raise ParameterError(f"prescription {name!r} is not linear, which {purpose} must be; use one of {linear}.")
     return chosen
 

@@ -7,7 +7,7 @@ linear in `a` and in `w`.
 
 What `w` means. In the stems, as above, the mixture meets each stem's gain: the downmix gets `w` times the *sum of the
 linear gains*, `G`, which is 4 where no stem is changed, and 0.15 is then 0.6 of the mixture beside 0.85 of the models'
-stems. Mixed into the downmix instead (`remix.remix` with its defaults), `w` is what it says, and the same for
+stems. Mixed into the downmix instead (`mixture_into="downmix"`), `w` is what it says, and the same for
 every scene: the stems' `w` acts like `w G / (1 - w + w G)` there. Without the factor `1 - w` (`complement=False`), `w`
 acts like `w / (1 + w)` with it, in both places, since the remix is brought to the loudness of the mixture afterwards.
 """
@@ -86,7 +86,7 @@ def fuse(
 
 
 def combine(estimates: Sequence[Tensor], model_weights: ModelWeights | None = None) -> Tensor:
-    """Return the weighted sum of several models' stems, float64; see `fuse`, whose part without the mixture this is."""
+    """Return the weighted sum of several models' stems, float64; the part of `fuse` before the mixture is added."""
     if not estimates:
         raise ParameterError("Fusion needs the estimates of at least one model; none was given.")
     if shapes := {tuple(estimate.shape) for estimate in estimates[1:]} - {tuple(estimates[0].shape)}:

@@ -24,8 +24,8 @@ __all__ = ["OUTPUT_STAGES", "Output", "OutputStage", "output_stage", "play", "sa
 class OutputStage(Protocol):
     """What limits the amplified signal.
 
-    A stage of your own becomes known by `OUTPUT_STAGES[stage.name] = stage`. Its name stands for it in kept results, so
-    a stage that changes needs another name.
+    Register one of your own with `OUTPUT_STAGES[mine.name] = mine`. The name identifies it in stored results, so a
+    stage that changes needs another name.
     """
 
     @property

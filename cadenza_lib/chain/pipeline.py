@@ -24,6 +24,8 @@ from cadenza_lib.data.corpus import AtEarSong, check_not_silent
 from cadenza_lib.data.listeners import Listener
 
 __all__ = [
+    "MAX_LEVEL_DB",
+    "OFFICIAL",
     "STAGES",
     "ChainSettings",
     "amplify",
@@ -32,8 +34,12 @@ __all__ = [
     "finish",
     "reference_remix",
     "remix",
+    "render",
     "stage_signals",
 ]
+
+MAX_LEVEL_DB = 60.0
+"""Largest change of the output level, up or down."""
 
 _BLOCK = 1 << 16  # samples that are remixed at a time: minutes of stems need not be there once more, with their gains
 
@@ -64,17 +70,17 @@ class ChainSettings:
             raise ParameterError(
                 f"mixture_into {self.mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}."
             )
-        if not -60 <= self.output_level_db <= 60:
-            raise ParameterError(f"output_level_db {self.output_level_db} must lie between -60 and 60 dB.")
+        if not abs(self.output_level_db) <= MAX_LEVEL_DB:
+            raise ParameterError(
+                f"output_level_db {self.output_level_db} must lie between -{MAX_LEVEL_DB:g} and {MAX_LEVEL_DB:g} dB."
+            )
 
 
 OFFICIAL = ChainSettings()
 """The chain of the challenge's baseline."""
 
 
-def remix(
-    stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSettings = OFFICIAL, sample_rate: int = SAMPLE_RATE
-) -> Tensor:
+def remix(stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSettings = OFFICIAL) -> Tensor:
     """Return the remix of combined stems and mixture at the loudness of the mixture, before amplification.
 
     The result has the higher precision of stems and gains.
@@ -98,7 +104,7 @@ def remix(
         part = (..., slice(start, start + _BLOCK))
         summed = downmix(apply_gains(stems[part], gains_db))
         mixed[part] = add_mixture(summed, scale * mixture[part].to(dtype), settings.mixture_weight)
-    gain = loudness_matching_gain(mixed, mixture.to(dtype), sample_rate)  # after which the wide mixture can go
+    gain = loudness_matching_gain(mixed, mixture.to(dtype), SAMPLE_RATE)  # after which the wide mixture can go
     return mixed * gain
 
 
@@ -142,6 +148,17 @@ def finish(resampled: Tensor, settings: ChainSettings = OFFICIAL) -> Output:
     return play(resampled.numpy(), settings.output_level_db, output_stage(settings.output_stage))
 
 
+def render(remixed: Tensor, listener: Listener, settings: ChainSettings = OFFICIAL) -> Output:
+    """Return what the hearing aids play of a remix, `(ear, time)`: amplified, resampled, at its level, limited.
+
+    Raises
+    ------
+    ParameterError
+        If the prescription or the output stage is unknown.
+    """
+    return finish(at_output_rate(amplify(remixed, listener, settings)), settings)
+
+
 def enhance(
     song: AtEarSong,
     estimates: Sequence[Tensor],
@@ -172,7 +189,7 @@ def enhance(
         If the shapes do not fit.
     """
     remixed = remix(combine(estimates, settings.model_weights), gains_db, song.mixture, settings)
-    return finish(at_output_rate(amplify(remixed, listener, settings)), settings)
+    return render(remixed, listener, settings)
 
 
 STAGES = ("stems", "gained", "downmix", "normalised", "amplified")
@@ -186,7 +203,6 @@ def stage_signals(
     firs: Tensor,
     per_stem: bool = True,
     last: str = STAGES[-1],
-    sample_rate: int = SAMPLE_RATE,
 ) -> dict[str, Tensor]:
     """Return stems, estimated or true, at each stage of the chain up to `last`; differentiable.
 
@@ -208,8 +224,6 @@ def stage_signals(
         Whether the stems stay apart.
     last
         The last stage that is computed, one of `STAGES`.
-    sample_rate
-        Of stems and mixture in Hz.
 
     Shape:
         - stems: `(..., stem, channel, time)`
@@ -232,7 +246,7 @@ def stage_signals(
         mixed = downmix(gained)
         signals["gained"] = signals["downmix"] = gained if per_stem else mixed
     if "normalised" in computed:
-        gain = loudness_matching_gain(mixed, mixture, sample_rate)  # (..., 1, 1)
+        gain = loudness_matching_gain(mixed, mixture, SAMPLE_RATE)  # (..., 1, 1)
         signals["normalised"] = gained * gain.unsqueeze(-3) if per_stem else mixed * gain
     if "amplified" in computed:
         signals["amplified"] = filter_ears(signals["normalised"], firs.unsqueeze(-3) if per_stem else firs)

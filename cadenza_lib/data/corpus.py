@@ -69,6 +69,9 @@ class Corpus:
         If the directory, or metadata that every split needs, are missing or broken.
     """
 
+    is_embedded = False
+    """Whether songs and heads are synthesised instead of read."""
+
     def __init__(self, root: Path | str) -> None:
         self.root = absolute_path(root)
         if not self.root.is_dir():

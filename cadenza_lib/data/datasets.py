@@ -23,7 +23,7 @@ __all__ = ["MUSDB18_SPLITS", "check_data", "song_folders"]
 MUSDB18_SPLITS = ("train", "test")
 """Directories that songs of MUSDB18-HQ lie in."""
 
-_MOST = 5  # problems of a kind that are listed; the others are counted
+_MAX_LISTED = 5  # problems of a kind that are listed; the others are counted
 _METADATA = ("scenes", "scene_listeners", "listeners", "musdb18", "at_mic_music")
 
 
@@ -270,9 +270,9 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _damage(subject: str, problems: list[str]) -> list[Finding]:
     """Return the first problems, and the number of the others."""
-    findings = [Finding("DAMAGE", subject, problem) for problem in problems[:_MOST]]
-    if len(problems) > _MOST:
-        findings.append(Finding("DAMAGE", subject, f"and {len(problems) - _MOST} more"))
+    findings = [Finding("DAMAGE", subject, problem) for problem in problems[:_MAX_LISTED]]
+    if len(problems) > _MAX_LISTED:
+        findings.append(Finding("DAMAGE", subject, f"and {len(problems) - _MAX_LISTED} more"))
     return findings
 
 

@@ -83,6 +83,8 @@ _MORE_LISTENERS = {  # of the twin's split "valid": levels of the left and the r
 class EmbeddedCorpus(Corpus):
     """An embedded corpus by its name; see `Corpus` for what can be done with it."""
 
+    is_embedded = True
+
     def __init__(self, name: str = "demo") -> None:
         super().__init__(DATA / name)
         self._rendered: dict[int, Tensor] = {}  # by seed, so that excerpts do not render a whole song each

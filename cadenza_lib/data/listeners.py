@@ -186,10 +186,10 @@ def severity_class(pta_db_hl: float) -> str:
     raise ParameterError(f"A PTA of {pta_db_hl} dB HL has no severity class; give a number.")
 
 
-def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted: Iterable[str] = ()) -> list[str]:
+def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, preferred: Iterable[str] = ()) -> list[str]:
     """Return names spread evenly over pure-tone averages (mean of both ears), in the order of `listeners`.
 
-    They include the listener with the largest difference between the ears, or instead those of `wanted` that exist.
+    They include the listener with the largest difference between the ears, or instead those of `preferred` that exist.
     Listeners without a pure-tone average are left out, and a warning counts them.
 
     Raises
@@ -208,7 +208,7 @@ def spread_listeners(listeners: Mapping[str, Listener], n_listeners: int, wanted
         )
     if len(pta) < len(listeners):
         _LOGGER.warning("%d of %d listeners have no pure-tone average.", len(listeners) - len(pta), len(listeners))
-    special = [name for name in wanted if name in pta][:n_listeners] or [
+    special = [name for name in preferred if name in pta][:n_listeners] or [
         max(pta, key=lambda name: abs(pta[name][0] - pta[name][1]))
     ]
     others = sorted((name for name in pta if name not in special), key=lambda name: sum(pta[name]))

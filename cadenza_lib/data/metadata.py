@@ -14,7 +14,7 @@ from cadenza_lib.data.scenes import HeadPosition, Scene
 
 __all__ = ["Split", "load_gains", "load_head_positions", "load_songs", "load_split"]
 
-_MOST_DB = 60  # of a gain
+_MAX_GAIN_DB = 60  # of a gain
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_gains(path: Path) -> dict[str, dict[str, float]]:
     for name, entry in gains.items():
         for stem in STEMS:
             value = entry.get(stem) if isinstance(entry, dict) else None
-            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MOST_DB:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_GAIN_DB:
                 raise CorpusError(f"{path}: {name} has {value!r} for {stem}; each stem needs a gain from -60 to 60 dB.")
     return gains
 

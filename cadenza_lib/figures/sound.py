@@ -81,11 +81,11 @@ def spectra(table: pd.DataFrame, axes: Axes, ear: str) -> Axes:
 
 
 def insertion_gain(table: pd.DataFrame, axes: Axes) -> Axes:
-    """Draw the NAL-R gain of both ears, from a table as of `stages.gain_table`: ear, frequency, gain_db."""
+    """Draw the prescribed gain of both ears, from a table as of `stages.gain_table`: ear, frequency, gain_db."""
     for ear, rows in table.groupby("ear"):
         draw_ear(axes, str(ear), rows.set_index("frequency")["gain_db"], f"{ear} ear")
     octave_axis(axes)
-    axes.set(title="Prescribed gain", ylim=(0, 50), ylabel="NAL-R insertion gain (dB)")
+    axes.set(title="Prescribed gain", ylim=(0, 50), ylabel="Insertion gain (dB)")
     axes.legend(loc="upper left")
     return axes
 

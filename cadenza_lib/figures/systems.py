@@ -19,7 +19,7 @@ def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> A
     Parameters
     ----------
     metrics
-        As from `finetuning.read_metrics`: step, loss, valid_loss.
+        As from `training.read_metrics`: step, loss, valid_loss.
     axes, title
         To draw into.
     """
@@ -30,7 +30,7 @@ def loss_curves(metrics: pd.DataFrame, axes: Axes, title: str = "Training") -> A
     axes.plot(steps["step"], steps["loss"], color="0.75", linewidth=0.8, label="training, each step")
     axes.plot(steps["step"], smooth, color="0.25", label=f"training, mean of {window}")
     axes.plot(validations["step"], validations["valid_loss"], "o--", color=_ORANGE, label="validation")
-    axes.set(title=title, xlabel="Step", ylabel="Loss (weighted L1)")
+    axes.set(title=title, xlabel="Step", ylabel="Loss (weighted sum of targets)")
     axes.legend()
     return axes
 

@@ -135,7 +135,7 @@ class Explorer(ipw.VBox):
     Parameters
     ----------
     corpus, split
-        "demo" or the path of a corpus, and the name of a split.
+        "demo", "twin" or the path of a corpus, and the name of a split.
     scene, listener
         Ids to begin with.
     systems

@@ -80,7 +80,7 @@ class Stages:
     """What each stage of the chain makes of an excerpt.
 
     Shape:
-        - all signals: `(ear, time)`; `amplified` and `reference_amplified` are 220 samples longer than the others
+        - all signals: `(ear, time)`; what is amplified is `FIR_ORDER` samples longer than the others
     """
 
     mixture: Tensor
@@ -169,7 +169,7 @@ def stem_takes(stems: Tensor, label: str = "") -> list[Take]:
 
 
 def stage_takes(stages: Stages) -> dict[str, Take]:
-    """Return the stages to listen to by name of the field, without the delay of the NAL-R filter.
+    """Return the stages to listen to by name of the field, without the delay of the prescription's filter.
 
     All begin at the same sample at 44.1 kHz; the output, at 32 kHz, within 6 microseconds of it.
     """

@@ -79,7 +79,9 @@ def run_kernel(
             kernel_manager_class=_kernel_manager_class(lock, sockets, force),
             config=Config(KernelManager=connection),
         )
-    sync(out_dir)  # before the manifest vouches for it; functions flush what they write into directories below
+    sync(
+        out_dir
+    )  # before the manifest marks the run as finished; functions flush what they write into directories below
 
 
 def _kernel_manager_class(lock: int, profile: Path, force: str) -> type:

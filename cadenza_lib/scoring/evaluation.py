@@ -1,4 +1,4 @@
-"""Enhance and score scene-listener pairs, one row of `scores.csv` each; a run that was stopped goes on where it was.
+"""Enhance and score scene-listener pairs, one row of `scores.csv` each; a run that was stopped resumes.
 
 The chain is `chain.pipeline`, the score `scoring.pairs`; here is what is kept, resumed and shared out to processes.
 """
@@ -20,8 +20,9 @@ import torch
 from tqdm import tqdm
 
 from cadenza_lib.chain.fitting import PRESCRIPTIONS, Prescription, prescription
+from cadenza_lib.chain.fusion import ensemble
 from cadenza_lib.chain.output import OUTPUT_STAGES, OutputStage, output_stage, save_output
-from cadenza_lib.chain.pipeline import ChainSettings, amplify, at_output_rate, finish, reference_remix, remix
+from cadenza_lib.chain.pipeline import ChainSettings, reference_remix, remix, render
 from cadenza_lib.core.conventions import EARS
 from cadenza_lib.core.documents import as_tuples
 from cadenza_lib.core.errors import CorpusError, ParameterError
@@ -41,6 +42,7 @@ from cadenza_lib.separation.estimates import model_identity
 from cadenza_lib.separation.separators import Separator
 
 __all__ = [
+    "AUDIOGRAM",
     "COLUMNS",
     "OFFICIAL_COLUMNS",
     "Settings",
@@ -92,7 +94,7 @@ class Settings(ChainSettings):
 
 def evaluate(
     corpus: Corpus,
-    separator: Separator,
+    separator: Separator | Sequence[Separator],
     settings: Settings,
     pairs: Sequence[Pair],
     out_dir: Path | str,
@@ -113,7 +115,8 @@ def evaluate(
     corpus
         Where the songs are.
     separator
-        Estimates their stems, once for each song at the ears.
+        Estimates their stems, once for each song at the ears; or several, whose estimates are combined with the
+        `model_weights` of the settings.
     settings
         What decides the scores, beside the pairs.
     pairs
@@ -146,7 +149,9 @@ def evaluate(
         if pair.scene not in split.scenes or pair.listener not in split.listeners:
             raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
     corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
-    seams = prescription(settings.prescription), output_stage(settings.output_stage)
+    plugins = prescription(settings.prescription), output_stage(settings.output_stage)
+    if not callable(separator) or settings.model_weights is not None:
+        separator = ensemble([separator] if callable(separator) else separator, settings.model_weights)
     out_dir = make_directory(out_dir)
     if system_identity is None:
         systems = [settings.system] if isinstance(settings.system, str) else settings.system
@@ -169,7 +174,7 @@ def evaluate(
         table.drop_invalid()
         kept = set(map(_pair_of, table.valid))
         identities = {pair: identity(pair) for pair in pairs if pair not in kept}  # before songs are read
-        work = _Work(separator, settings, out_dir, seams)
+        work = _Work(separator, settings, out_dir, plugins)
         groups = _by_song(split, identities)
         bar = tqdm(
             total=len(pairs),
@@ -208,7 +213,7 @@ class _Work:
     separator: Separator
     settings: Settings
     out_dir: Path
-    seams: tuple[Prescription, OutputStage]  # which another process does not know if they were added
+    plugins: tuple[Prescription, OutputStage]  # which another process does not know if they were added
 
 
 _Row = tuple[Any, ...]
@@ -240,7 +245,7 @@ def _rows(corpus: Corpus, work: _Work, pairs: Sequence[Pair]) -> Generator[_Row,
             del stems, mixture
         for pair in same_scene:
             listener = split.listeners[pair.listener]
-            output = finish(at_output_rate(amplify(remixed, listener, settings)), settings)
+            output = render(remixed, listener, settings)
             save_output(output, work.out_dir / SIGNALS_FOLDER / signal_name(pair))
             result = score(output, reference, listener, scene, settings)
             yield scene, name, pair.listener, *result.values()
@@ -251,10 +256,10 @@ def _rows_of_processes(
 ) -> Generator[_Row, None, None]:
     """Yield the rows of groups of pairs in the order in which processes finish them."""
     try:
-        pickle.dumps((work.separator, work.seams))
+        pickle.dumps((work.separator, work.plugins))
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise ParameterError(
-            f"The system {work.settings.name!r} lives in this process alone ({error}); evaluate with jobs = 1."
+            f"The system {work.settings.name!r} cannot be pickled for other processes ({error}); set jobs to 1."
         ) from error
     with process_pool(jobs, _start_process, (corpus, work)) as pool:
         futures = [pool.submit(_rows_of_group, group) for group in groups]
@@ -275,7 +280,7 @@ _process: dict[str, Callable[[Sequence[Pair]], Iterator[_Row]]] = {}  # what a p
 def _start_process(corpus: str, work: _Work) -> None:
     """Open the corpus once for all groups; the separator has been loaded on the way here."""
     torch.set_num_threads(core_count())  # torch is imported already, too late for the environment
-    prescription, stage = work.seams
+    prescription, stage = work.plugins
     PRESCRIPTIONS[prescription.name], OUTPUT_STAGES[stage.name] = prescription, stage
     _process["rows"] = functools.partial(_rows, open_corpus(corpus), work)
 

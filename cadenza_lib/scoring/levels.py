@@ -38,7 +38,7 @@ LEVEL_COLUMNS = ("system", "scene", "song", "listener", "ear", "output_level_db"
 """Columns of the table: one row per system, pair, ear, level and clip."""
 
 
-def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, wanted: Iterable[str] = ()) -> list[Pair]:
+def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, preferred: Iterable[str] = ()) -> list[Pair]:
     """Return pairs in which each listener hears each scene, so that listeners and songs can be told apart.
 
     The listeners are those of `listeners.spread_listeners`. The scenes take songs in turn.
@@ -49,7 +49,7 @@ def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, wanted: Iterabl
         Whose listeners and scenes are taken; the pairs need not be among its own.
     n_listeners, n_scenes
         How many of each.
-    wanted
+    preferred
         Listeners that are taken where the split has them, in the place of the most asymmetric one.
 
     Raises
@@ -61,7 +61,7 @@ def crossed_pairs(split: Split, n_listeners: int, n_scenes: int, wanted: Iterabl
         raise ParameterError(
             f"n_scenes {n_scenes} must lie between 1 and {len(split.scenes)}, what split {split.name!r} has."
         )
-    chosen = spread_listeners(split.listeners, n_listeners, wanted)
+    chosen = spread_listeners(split.listeners, n_listeners, preferred)
     by_song: dict[str, list[str]] = {}
     for name, scene in split.scenes.items():
         by_song.setdefault(scene.music, []).append(name)
@@ -176,8 +176,8 @@ def _score_missing(
                         amplified = at_output_rate(amplify(remixed[system], listener, settings))
                         for level_db, clip in _conditions(system, levels_db):
                             stage = settings.output_stage if clip else "none"
-                            turned = replace(settings, output_level_db=level_db, output_stage=stage)
-                            values = target.score(finish(amplified, turned)).values()
+                            level_settings = replace(settings, output_level_db=level_db, output_stage=stage)
+                            values = target.score(finish(amplified, level_settings)).values()
                             where = (system, scene, song_name, pair.listener)
                             rows += _ear_rows(where, level_db, clip, values)
                     with atomic_path(files[pair]) as temporary:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings
+from cadenza_lib.chain.pipeline import MAX_LEVEL_DB, OFFICIAL, ChainSettings
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.scoring.sweep import PairSet, Sweep
 
@@ -33,11 +33,13 @@ class Space:
     def __post_init__(self) -> None:
         """Refuse bounds that cannot be used."""
         low, high = self.output_level_db
-        if not (self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -60 <= low <= high <= 60):
+        if not (
+            self.n_models >= 1 and 0 <= self.max_mixture_weight <= 1 and -MAX_LEVEL_DB <= low <= high <= MAX_LEVEL_DB
+        ):
             raise ParameterError(
                 f"A search needs max_mixture_weight from 0 to 1 and a lowest level that is not above the highest, both "
-                f"from -60 to 60 dB, and a model; it has {self.max_mixture_weight}, {low} to {high} dB and "
-                f"{self.n_models}."
+                f"from -{MAX_LEVEL_DB:g} to {MAX_LEVEL_DB:g} dB, and a model; it has {self.max_mixture_weight}, {low} "
+                f"to {high} dB and {self.n_models}."
             )
 
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -104,7 +106,7 @@ def search(
     seed
         Of the optimiser.
     start
-        ChainSettings to try first, such as the best of a grid.
+        Candidate to try first, such as the best of a grid.
 
     Raises
     ------

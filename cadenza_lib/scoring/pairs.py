@@ -54,7 +54,7 @@ class PairScore:
         return float(np.mean(self.haaqi))
 
     def values(self) -> tuple[float, ...]:
-        """Return the scores and `EAR_COLUMNS` in the order of `COLUMNS`, from left_score on."""
+        """Return the scores and `EAR_COLUMNS` in the order of `evaluation.COLUMNS`, from left_score on."""
         features = [getattr(part, name) for name in EAR_COLUMNS[2:] for part in self.components]
         return (*self.haaqi, self.mean, *self.clipped_share, *self.loudness_lufs, *features)
 

@@ -2,7 +2,7 @@
 
     out_dir/  sweep.json    corpus, models and how they are mixed; another sweep is refused
               scores.csv    one row per candidate and pair, written as soon as it is known; see `identity`
-              estimates/    the models' stems, unless another directory is given
+              estimates/    the models' stems
 
 A candidate that has been scored on a pair is never scored again, so that a sweep that was stopped goes on, and grids
 and searches share what they have in common. One process at a time scores; another waits. The best of
@@ -167,7 +167,7 @@ def candidate_of(row: Mapping[str, Any]) -> ChainSettings:
 class _Settings:
     """What all rows of a sweep have in common."""
 
-    corpus: str  # "demo" or the absolute path
+    corpus: str  # name of an embedded corpus, or the absolute path
     models: tuple[str, ...]  # names or absolute paths
     identities: tuple[str, ...]  # of their weights, see `estimates.model_identity`
 
@@ -182,13 +182,11 @@ class Sweep:
     Parameters
     ----------
     corpus
-        "demo" or the path of a corpus.
+        "demo", "twin" or the path of a corpus.
     models
         Names or checkpoints of the separators, as for `separation.load`.
     out_dir
         Directory of the sweep.
-    estimates_dir
-        Cache of the models' stems, by default in `out_dir`.
     device
         As for `separation.load`.
     executor
@@ -210,7 +208,6 @@ class Sweep:
         models: Sequence[str],
         out_dir: Path | str,
         *,
-        estimates_dir: Path | str | None = None,
         device: str = "auto",
         executor: Executor | None = None,
         progress: bool = True,
@@ -229,7 +226,7 @@ class Sweep:
         self._corpus = open_corpus(corpus)
         self._settings = _Settings(self._corpus.name, tuple(models), identities)
         self._identities: dict[tuple[str, Pair], str] = {}
-        self._estimates = make_directory(estimates_dir or self.out_dir / "estimates")
+        self._estimates = make_directory(self.out_dir / "estimates")
         self._device, self._executor, self.progress = device, executor, progress
         self._rows: dict[_Key, tuple[Any, ...]] = {}  # song and scores
         with self._locked_table():
@@ -241,7 +238,7 @@ class Sweep:
         return len(self._settings.models)
 
     def scores(self, candidates: Sequence[ChainSettings], on: PairSet) -> pd.DataFrame:
-        """Score candidates on pairs, but for what is known already.
+        """Score candidates on pairs, that have not been scored yet.
 
         Returns
         -------

@@ -58,14 +58,13 @@ from cadenza_lib.training.files import (
     claim_run,
     cut_metrics,
     read_config,
-    read_metrics,
     read_result,
 )
 from cadenza_lib.training.launch import ERROR_MARK, connect, is_one_of_several, launch
 from cadenza_lib.training.segments import Batch, Prefetcher, Segments, training_scenes
 from cadenza_lib.training.targets import TargetLoss
 
-__all__ = ["Config", "Result", "finetune", "main", "read_config", "read_metrics", "read_result", "separate_segments"]
+__all__ = ["BETAS", "finetune", "main", "separate_segments"]
 
 BETAS = (0.9, 0.999)
 """Of Adam, as in the paper."""
@@ -153,10 +152,11 @@ def _inputs(config: Config) -> Inputs:
     """Return the identities of what a configuration names."""
     corpus = open_corpus(config.corpus)
     data = []
-    for name, n_scenes, seed in ((config.split, config.n_scenes, config.scene_seed), (config.valid_split, 0, 0)):
+    trained = (config.split, config.n_scenes, config.scene_seed, config.dry)
+    for name, n_scenes, seed, dry in (trained, (config.valid_split, 0, 0, False)):
         split = corpus.split(name)
         scenes = training_scenes(corpus, split, n_scenes, seed)
-        corpus.check_songs(split, [scene.scene for scene in scenes], config.segment_s)
+        corpus.check_songs(split, [scene.scene for scene in scenes], config.segment_s, dry)
         pairs = [Pair(scene.name, listener) for scene in scenes for listener in scene.listeners]
         drawn = replace(split, scenes={scene.name: scene.scene for scene in scenes})
         data.append(digest([corpus.pair_identity(drawn, pair) for pair in pairs]))
@@ -467,7 +467,7 @@ def _move_average(averaged: torch.nn.Module, network: torch.nn.Module, step: int
 
 
 def _quality(validation: dict[str, Any]) -> float:
-    """Return what the best checkpoint has most of."""
+    """Return the criterion that the best checkpoint maximises."""
     haaqi = validation["valid_haaqi"]
     return -validation["valid_loss"] if haaqi is None else haaqi
 

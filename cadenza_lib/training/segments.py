@@ -197,7 +197,7 @@ class Segments:
         self._prescription = linear_prescription(prescription, "that of training targets")
         self._firs: dict[str, Tensor] = {}
         self._song_identity = functools.cache(functools.partial(corpus.simulated_identity, split))
-        self._lengths = corpus.check_songs(split, [entry.scene for entry in self._scenes], segment_s)
+        self._lengths = corpus.check_songs(split, [entry.scene for entry in self._scenes], segment_s, dry)
 
     def batch(self, step: int, indices: Sequence[int]) -> Batch:
         """Return the items at some places of the batch of a step."""
@@ -296,7 +296,7 @@ class Prefetcher:
     segments
         Where batches come from.
     steps
-        Whose batches are wanted, in their order.
+        Whose batches are prepared, in their order.
     indices
         Places in the batch that this process works on.
     workers

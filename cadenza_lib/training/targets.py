@@ -57,17 +57,17 @@ def haaqi_loss(
     processed = output_stage(OFFICIAL.output_stage).limit(_resample(amplified))
     reference = stage_signals(truth, gains_db, mixture, firs, per_stem=False)
     rms = reference["normalised"].square().mean(-1).sqrt().flatten().tolist()  # (batch * channel)
-    heard = [place for place, value in enumerate(rms) if value > _INAUDIBLE]
-    if not heard:
+    audible = [place for place, value in enumerate(rms) if value > _INAUDIBLE]
+    if not audible:
         return 0.0 * estimate.sum()
     audiograms = [ear_audiogram(listener, ear) for listener in listeners for ear in EARS]
     scores = score_batch(
-        processed.flatten(0, 1)[heard],
-        _resample(reference["amplified"]).flatten(0, 1)[heard],
+        processed.flatten(0, 1)[audible],
+        _resample(reference["amplified"]).flatten(0, 1)[audible],
         OUTPUT_SAMPLE_RATE,
-        [audiograms[place] for place in heard],
+        [audiograms[place] for place in audible],
         equalisation=2,  # the prescription is already in the reference
-        level1=[PRESENTATION_LEVEL_DB_SPL - 20 * math.log10(rms[place]) for place in heard],
+        level1=[PRESENTATION_LEVEL_DB_SPL - 20 * math.log10(rms[place]) for place in audible],
     )
     return 1.0 - scores.mean()
 

@@ -255,7 +255,7 @@ def test_a_separator_of_this_process_alone_is_refused_for_several(corpus, tmp_pa
     monkeypatch.setattr(evaluation, "core_count", lambda: 2)
     pairs = choose_pairs(corpus.split("train").scene_listeners)
     settings = Settings(corpus.name, "train", "step 3")
-    with pytest.raises(ParameterError, match=r"system 'step 3' lives in this process alone .*; evaluate with jobs"):
+    with pytest.raises(ParameterError, match=r"system 'step 3' cannot be pickled for other processes .*; set jobs"):
         evaluation.evaluate(corpus, lambda song: song.stems, settings, pairs, tmp_path, progress=False, jobs=2)
 
 
