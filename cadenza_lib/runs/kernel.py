@@ -79,9 +79,8 @@ def run_kernel(
             kernel_manager_class=_kernel_manager_class(lock, sockets, force),
             config=Config(KernelManager=connection),
         )
-    sync(
-        out_dir
-    )  # before the manifest marks the run as finished; functions flush what they write into directories below
+    # The manifest will mark the run as finished. Functions flush what they write into directories below.
+    sync(out_dir)
 
 
 def _kernel_manager_class(lock: int, profile: Path, force: str) -> type:
