@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# glibc keeps the memory of freed arrays, which saves the tests a third of their time.
+export MALLOC_MMAP_THRESHOLD_ := 1073741824
+export MALLOC_TRIM_THRESHOLD_ := 1073741824
+
 .PHONY: help env demo test test-plain-cpu test-lowest faults lint lab clean
 
 help:
@@ -26,13 +30,13 @@ demo: env
 	$(BIN)/cadenza run notebooks/studies/demo.yaml --out-dir runs/demo
 
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 test-plain-cpu: env
-	OMP_NUM_THREADS=1 $(BIN)/python tests/plain_cpu.py $(BIN)/python -m pytest --numprocesses 2 -m "exact and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python tests/plain_cpu.py $(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "exact and not slow"
 
 test-lowest: .venv-lowest/.installed
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 $(TESTS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses 2 --dist worksteal $(TESTS)
 
 .venv-lowest/.installed: pyproject.toml tests/lowest.py
 	$(PYTHON) -m venv .venv-lowest
@@ -42,7 +46,7 @@ test-lowest: .venv-lowest/.installed
 
 faults: env
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 tests/bad_input --hypothesis-profile campaign
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal tests/bad_input --hypothesis-profile campaign
 
 lint: env
 	$(BIN)/ruff format --check

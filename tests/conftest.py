@@ -50,6 +50,19 @@ def count_input(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool]
     request.node.user_properties += [("bad input", [*key, count]) for key, count in counts.items()]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests at the beginning of each half, so that two processes begin with them and end together.
+
+    Files stay whole, because their fixtures are shared.
+    """
+    slow = dict.fromkeys(item.path for item in items if item.get_closest_marker("slow"))
+    quick = [path for path in dict.fromkeys(item.path for item in items) if path not in slow]
+    half = len(quick) // 2
+    order = [*list(slow)[::2], *quick[:half], *list(slow)[1::2], *quick[half:]]
+    places = {path: place for place, path in enumerate(order)}
+    items.sort(key=lambda item: places[item.path])
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print how many bad inputs there were, by kind."""
     counts: Counter[tuple[str, bool]] = Counter()

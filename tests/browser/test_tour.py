@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
+from cadenza_lib.chain.fusion import MIXTURE_WEIGHT
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.listening import stages
 from cadenza_lib.listening.explore import AUDIOGRAM_FREQUENCIES
-from cadenza_lib.listening.stages import Setting
 from cadenza_lib.scoring.pairs import score
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
@@ -72,13 +72,8 @@ def expected_haaqi(gains_db: tuple[float, ...], listener: Listener) -> tuple[flo
     corpus = open_corpus("demo")
     excerpt = stages.load_excerpt(corpus, "valid", SCENE, [SYSTEM], START_S, DURATION_S, "cpu")
     gains = torch.tensor(gains_db, dtype=torch.float64)
-    output = enhance(
-        excerpt.song,
-        [excerpt.estimates[SYSTEM]],
-        gains,
-        listener,
-        ChainSettings(mixture_weight=Setting((), listener).mixture_weight),
-    )
+    chain = ChainSettings(mixture_weight=MIXTURE_WEIGHT)  # where the control begins
+    output = enhance(excerpt.song, [excerpt.estimates[SYSTEM]], gains, listener, chain)
     return score(output, reference_remix(excerpt.song, gains), listener, SCENE).haaqi
 
 

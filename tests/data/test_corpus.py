@@ -369,7 +369,7 @@ BAD_METADATA: dict[str, tuple[Damage, str]] = {
     "gain missing": (assign("gains.json", "gain_0002", {"vocals": 0}), r"gains\.json: gain_0002 has None for drums"),
     "gain NaN": (
         edit("gains.json", "gain_0001", bass=float("nan")),
-        r"gains\.json cannot be read as JSON \(NaN is not a finite number\)",
+        r"gains\.json cannot be read as JSON \(gain_0001, bass is nan, which is not a finite number\)",
     ),
     "gain too large": (edit("gains.json", "gain_0001", bass=61), r"has 61 for bass; .* from -60 to 60 dB"),
     "position without angle": (

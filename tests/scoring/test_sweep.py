@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cadenza_lib.chain import fusion
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.errors import CadenzaError, CorpusError, ParameterError
 from cadenza_lib.core.paths import DATA
@@ -52,8 +51,8 @@ def test_a_sweep_scores_what_an_evaluation_scores(corpus, pairs, tmp_path):
     candidate = ChainSettings(model_weights=(0.7, 0.3), mixture_weight=0.15, output_level_db=-6.0)
     ours = Sweep(corpus, MODELS, tmp_path / "sweep", progress=False).scores([candidate], pairs)
     settings = evaluation.Settings(corpus, "train", tuple(MODELS), **asdict(candidate))
-    separator = fusion.ensemble([load(name) for name in MODELS], [0.7, 0.3])
-    full = evaluation.evaluate(Corpus(corpus), separator, settings, pairs.pairs, tmp_path / "full", progress=False)
+    separators = [load(name) for name in MODELS]
+    full = evaluation.evaluate(Corpus(corpus), separators, settings, pairs.pairs, tmp_path / "full", progress=False)
     assert len(ours) == len(full) == 2
     assert (ours["set"] == "search").all()
     assert candidate_of(ours.iloc[0]) == candidate
@@ -144,7 +143,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
         ('{"corpus": "de', "is not valid JSON"),
         ("[]", "does not hold settings of results .*; choose another"),
         ('{"corpus": "demo"}', "does not hold settings of results .*; choose another"),
-        ('{"corpus": NaN}', "NaN is not a finite number"),
+        ('{"corpus": NaN}', "corpus is nan, which is not a finite number"),
     ],
 )
 def test_damaged_settings_are_refused_in_one_sentence(corpus, tmp_path, text, sentence):
