@@ -104,11 +104,12 @@ ROOMS = {
         "statistics",
         "tables",
         "comparisons",
+        "ascent",
         "personal",
         "causes",
     ),
     "figures": ("common", "sound", "systems", "listeners"),
-    "listening": ("player", "stages", "explore"),
+    "listening": ("player", "stages", "background", "explore"),
     "runs": (
         "page",
         "parameters",

@@ -10,7 +10,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from html import escape
 from pathlib import Path
@@ -41,11 +41,12 @@ from cadenza_lib.data.listeners import (
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.figures.common import LiveFigure
 from cadenza_lib.listening import stages
+from cadenza_lib.listening.background import LatestTask
 from cadenza_lib.listening.player import PlayerWidget, Take, describe_take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages
 from cadenza_lib.separation.separators import BOUNDS, DEMO_MODELS
 
-__all__ = ["AUDIOGRAM_FREQUENCIES", "AudiogramWidget", "Explorer", "LatestTask", "draw_stages"]
+__all__ = ["AUDIOGRAM_FREQUENCIES", "AudiogramWidget", "Explorer", "draw_stages"]
 
 AUDIOGRAM_FREQUENCIES = (250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
 """Frequencies of the points that can be dragged, in Hz, among them all that NAL-R and HAAQI read."""
@@ -96,35 +97,6 @@ class AudiogramWidget(anywidget.AnyWidget):
         """Return a listener with the ears that are shown."""
         left, right = (Audiogram(np.array(getattr(self, ear)), np.array(AUDIOGRAM_FREQUENCIES)) for ear in EARS)
         return Listener(left, right, id="explored")
-
-
-class LatestTask:
-    """A thread that runs the newest of the tasks it is given, and skips those that were overtaken while they waited."""
-
-    def __init__(self, on_error: Callable[[Exception], None]) -> None:
-        # If torch ran threads of its own in each of these threads, they would wait for each other and burn the CPU.
-        self._pool = ThreadPoolExecutor(1, "cadenza", initializer=torch.set_num_threads, initargs=(1,))
-        self._on_error = on_error
-        self._newest: Future[None] | None = None
-        self._number = 0
-
-    def submit(self, task: Callable[[], None]) -> None:
-        """Run a task after the one that is running now, instead of any that waits."""
-        self._number += 1
-        self._newest = self._pool.submit(self._run, task, self._number)
-
-    def wait(self) -> None:
-        """Wait for the task that was submitted last."""
-        if self._newest is not None:
-            self._newest.result()
-
-    def _run(self, task: Callable[[], None], number: int) -> None:
-        if number != self._number:
-            return
-        try:
-            task()
-        except Exception as error:  # raised in a thread it would reach nobody
-            self._on_error(error)
 
 
 class Explorer(ipw.VBox):

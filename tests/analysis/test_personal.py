@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from cadenza_lib.analysis import personal
-from cadenza_lib.analysis.personal import (
+from cadenza_lib.analysis.ascent import (
+    MAX_TRIM_DB,
     PersonalFitting,
-    compare_settings,
     optimise_fitting,
     optimise_fusion,
     score_fitting,
-    severity_table,
 )
+from cadenza_lib.analysis.personal import compare_settings, severity_table
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.scenes import Pair
@@ -64,7 +64,7 @@ def test_a_fitting_without_trims_is_the_official_one_and_a_personal_one_is_bette
     expected = pair.score(replace(FIXED, output_level_db=-3.0))
     np.testing.assert_allclose(score_fitting(pair, FIXED, flat).haaqi, expected.haaqi, rtol=0, atol=1e-6)
     found = optimise_fitting([pair], FIXED, steps=6)
-    assert np.abs(found.trims_db).max() < personal.MAX_TRIM_DB
+    assert np.abs(found.trims_db).max() < MAX_TRIM_DB
     assert max(found.scores) == pytest.approx(score_fitting(pair, FIXED, found).mean, abs=0.02)  # as above
     assert score_fitting(pair, FIXED, found).mean > pair.score(FIXED).mean + 0.05
 

@@ -15,7 +15,7 @@ from demucs.hdemucs import HDemucs
 from hypothesis import strategies as st
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PARAMETERS, write_notebook
 
-from cadenza_lib.analysis import personal, tables
+from cadenza_lib.analysis import ascent, personal, tables
 from cadenza_lib.audio.acoustics import load_hrtf, read_audio
 from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.chain.pipeline import ChainSettings
@@ -316,8 +316,8 @@ def _read_levels(path: Path, corpus: Path | None = None) -> Any:
 
 def _write_learned(folder: Path) -> Path:
     trims = ((0.0, 0.0),) * len(PRESCRIPTIONS["nal_r"].frequencies)
-    fusion = personal.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5)), [0.1])
-    fitting = personal.PersonalFitting(0.0, trims, [0.1])
+    fusion = ascent.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5)), [0.1])
+    fitting = ascent.PersonalFitting(0.0, trims, [0.1])
     content = {"identity": "of A", "fusion": asdict(fusion), "fitting": asdict(fitting), "fitting_scores": [0.5]}
     return _as_json("A.json", content)(folder)
 

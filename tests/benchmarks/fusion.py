@@ -6,7 +6,7 @@
 The official way fuses the stems, and then gains, remixes, normalises, amplifies, writes the FLAC file, reads it, and
 scores both ears with pyclarity's HAAQI, for each candidate. Separation is left out of both. The two take turns, one
 candidate each in every round; the table has CPU time, which a busy machine disturbs least. The sweep's bases and
-reference are a cost of the pair, shown on its own, and so is `personal.optimise_fusion`, which needs no candidates.
+reference are a cost of the pair, shown on its own, and so is `ascent.optimise_fusion`, which needs no candidates.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from clarity.utils.flac_encoder import read_flac_signal, save_flac_signal
 from clarity.utils.signal_processing import compute_rms, resample
 from recipes.cad_icassp_2024.baseline import evaluate as recipe
 
-from cadenza_lib.analysis.personal import optimise_fusion
+from cadenza_lib.analysis.ascent import optimise_fusion
 from cadenza_lib.chain.fusion import fuse
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import STEMS

@@ -16,7 +16,7 @@ import soundfile
 import torch
 from stubs import write_notebook
 
-from cadenza_lib.analysis import personal
+from cadenza_lib.analysis import ascent, personal
 from cadenza_lib.analysis.tables import tidy_table
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core import identity
@@ -78,9 +78,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("loudness")
         return measure(*arguments)
 
-    def fused(*_: Any) -> personal.PersonalFusion:
+    def fused(*_: Any) -> ascent.PersonalFusion:
         calls.append("personal")
-        return personal.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5), mixture_weight=0.1), [0.5])
+        return ascent.PersonalFusion(ChainSettings(model_weights=(0.5, 0.5), mixture_weight=0.1), [0.5])
 
     measure = segments.loudness_matching_gain
     monkeypatch.setattr(PairReference, "score", level)
@@ -88,7 +88,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(estimates, "load", loaded)
     monkeypatch.setattr(segments, "loudness_matching_gain", measured)
     monkeypatch.setattr(personal, "optimise_fusion", fused)
-    monkeypatch.setattr(personal, "optimise_fitting", lambda *_: personal.PersonalFitting(0.0, TRIMS_DB, [0.5]))
+    monkeypatch.setattr(personal, "optimise_fitting", lambda *_: ascent.PersonalFitting(0.0, TRIMS_DB, [0.5]))
     return calls
 
 

@@ -18,7 +18,8 @@ from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.listeners import BISGAARD_THRESHOLDS_DB_HL, standard_audiogram
 from cadenza_lib.data.tiny import tiny_corpus, tiny_listener
 from cadenza_lib.listening import explore, stages
-from cadenza_lib.listening.explore import AudiogramWidget, Explorer, LatestTask
+from cadenza_lib.listening.background import LatestTask
+from cadenza_lib.listening.explore import AudiogramWidget, Explorer
 from cadenza_lib.listening.player import Take
 from cadenza_lib.scoring.pairs import score
 
