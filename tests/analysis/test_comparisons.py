@@ -11,7 +11,7 @@ from cadenza_lib.analysis.statistics import mean_interval
 from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.scoring.evaluation import Settings
-from cadenza_lib.training.finetuning import Config
+from cadenza_lib.training.files import Config
 
 N_LISTENERS, N_SCENES = 60, 3
 

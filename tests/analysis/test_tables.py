@@ -15,7 +15,7 @@ from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.listeners import Audiogram, Listener, standard_audiogram
 from cadenza_lib.scoring.evaluation import COLUMNS, OFFICIAL_COLUMNS, Settings
-from cadenza_lib.training.finetuning import Result
+from cadenza_lib.training.files import Result
 
 LISTENERS = {
     "A": Listener(standard_audiogram("N2"), standard_audiogram("N3"), id="A"),

@@ -17,7 +17,8 @@ from loaders import write_checkpoint
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.separation import separators
 from cadenza_lib.training import finetuning as module
-from cadenza_lib.training.finetuning import Config, finetune
+from cadenza_lib.training.files import Config
+from cadenza_lib.training.finetuning import finetune
 
 
 class _RunsCode:

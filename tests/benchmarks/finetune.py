@@ -28,7 +28,8 @@ from cadenza_lib.core.documents import write_json
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.separation.checkpoints import save_checkpoint
-from cadenza_lib.training.finetuning import BETAS, Config, _Run
+from cadenza_lib.training.files import Config
+from cadenza_lib.training.finetuning import BETAS, _Run
 from cadenza_lib.training.segments import Prefetcher, Segments, training_scenes
 
 SONG_S = 30.0

@@ -37,7 +37,8 @@ from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.training import segments
-from cadenza_lib.training.finetuning import Config, finetune
+from cadenza_lib.training.files import Config
+from cadenza_lib.training.finetuning import finetune
 
 ARGUMENTS: dict[str, Any] = {"sources": list(STEMS), "hidden_size": 4, "n_fft": 512, "hop_length": 128}
 SONG = "corpus/audio/music/train/Tiny 1"

@@ -22,7 +22,8 @@ from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.sweep import PairSet, Sweep
 from cadenza_lib.separation.separators import load
 from cadenza_lib.training import segments
-from cadenza_lib.training.finetuning import Config, finetune
+from cadenza_lib.training.files import Config
+from cadenza_lib.training.finetuning import finetune
 
 SONG = "audio/music/train/Tiny 2"  # not the first one
 

@@ -38,7 +38,8 @@ from cadenza_lib.scoring.levels import evaluate_levels
 from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.separation import checkpoints, estimates, separators
 from cadenza_lib.separation.openunmix import OpenUnmix
-from cadenza_lib.training.finetuning import Config, finetune
+from cadenza_lib.training.files import Config
+from cadenza_lib.training.finetuning import finetune
 
 Contents = dict[str, Any]
 

@@ -20,7 +20,8 @@ from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.separation import checkpoints, separators
 from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.training import finetuning as module
-from cadenza_lib.training.finetuning import Config, finetune, read_metrics, read_result, separate_segments
+from cadenza_lib.training.files import Config, read_metrics, read_result
+from cadenza_lib.training.finetuning import finetune, separate_segments
 from cadenza_lib.training.launch import connect
 
 ARCHITECTURE = {"sources": ["drums", "bass", "other", "vocals"], "channels": 4, "nfft": 4096, "depth": 6}
