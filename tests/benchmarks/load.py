@@ -97,7 +97,7 @@ def pairs(folder: Path, amount: float) -> float:
     assert len(chosen) == amount
     silence = Output(np.zeros((2, 16_000), np.float32), np.zeros(2), is_16_bit=True)
     made_up = PairScore((Components(*[0.5] * len(fields(Components))),) * 2, (0.0, 0.0), (-20.0, -20.0))
-    stubs = mock.patch.multiple(evaluation, finish=lambda *_: silence, score=lambda *_: made_up)
+    stubs = mock.patch.multiple(evaluation, render=lambda *_: silence, score=lambda *_: made_up)
     settings = Settings(str(corpus.root), "train", "oracle")
     started = time.perf_counter()
     with stubs:

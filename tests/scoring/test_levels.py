@@ -112,7 +112,7 @@ def test_every_listener_hears_every_scene_and_songs_take_turns() -> None:
     assert len({split.scenes[scene].music for scene in scenes}) == 3
     assert "S3-N1" in listeners  # 66.25 and 16.25 dB HL: the largest difference of the demo's listeners
     assert {"N1", "N6"} <= listeners  # the best and the worst hearing
-    assert "N3-N5" in {pair.listener for pair in crossed_pairs(split, 2, 1, wanted=["L5000", "N3-N5"])}
+    assert "N3-N5" in {pair.listener for pair in crossed_pairs(split, 2, 1, preferred=["L5000", "N3-N5"])}
     for n_listeners, n_scenes in ((0, 1), (99, 1), (1, 0), (1, 99)):
         with pytest.raises(ParameterError, match="must lie between 1 and"):
             crossed_pairs(split, n_listeners, n_scenes)
