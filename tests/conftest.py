@@ -43,6 +43,45 @@ def write_study(notebook: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
+def headless() -> Iterator[None]:
+    """Draw without a display, and close what was drawn."""
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    backend = mpl.get_backend()
+    plt.switch_backend("Agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
+@pytest.fixture
+def axes(headless: None) -> Any:  # noqa: ARG001
+    from matplotlib import pyplot as plt
+
+    return plt.subplots()[1]
+
+
+@pytest.fixture
+def quick_score(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Replace HAAQI, which these tests do not look at, by the level of the processed signal; list the calls."""
+    import numpy as np
+
+    from cadenza_lib.haaqi import Components
+    from cadenza_lib.scoring.pairs import PairReference, PairScore
+
+    calls = []
+
+    def level(_: Any, output: Any) -> PairScore:
+        calls.append(output)
+        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
+        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
+
+    monkeypatch.setattr(PairReference, "score", level)
+    return calls
+
+
+@pytest.fixture
 def count_input(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool], None]]:
     """Count a bad input of a kind, and whether it was accepted; the end of the report has a table of them."""
     counts: Counter[tuple[str, bool]] = Counter()

@@ -155,10 +155,8 @@ class _Excerpt:
         part = slice((length - size) // 2, (length + size) // 2)
         # In float32, which moves a score by less than the noise that is left out, and costs half.
         self._stage = output_stage(settings.output_stage)
-        played = at_output_rate(signals[..., part])
-        self._signals = played.float()
-        reference = torch.stack([pair.reference.amplified(ear)[part] for ear in range(len(EARS))])
-        heard = resample(reference.numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
+        self._signals = at_output_rate(signals[..., part]).float()
+        heard = resample(pair.reference.amplified()[:, part].numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
         audiograms = [ear_audiogram(pair.listener, ear) for ear in EARS]
         level1 = pair.reference.level1.tolist()
         self._reference = ReferenceBatch(torch.from_numpy(heard).float(), HAAQI_SAMPLE_RATE, audiograms, level1=level1)

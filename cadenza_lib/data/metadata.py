@@ -1,6 +1,6 @@
 """The metadata of a corpus: gains, head positions, songs and scenes, each checked against all that it names."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from cadenza_lib.core.documents import fill, read_metadata
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.paths import file_name
 from cadenza_lib.data.listeners import Listener, load_listeners
-from cadenza_lib.data.scenes import HeadPosition, Scene
+from cadenza_lib.data.scenes import HeadPosition, Pair, Scene
 
 __all__ = ["Split", "load_gains", "load_head_positions", "load_songs", "load_split"]
 
@@ -29,6 +29,16 @@ class Split:
     """Metadata of dry songs by name; empty where the challenge gives only at-ear songs."""
     at_ear_songs: Mapping[str, dict[str, Any]]
     """Metadata of at-ear songs by name; empty where none have been simulated."""
+
+    def __contains__(self, pair: Pair) -> bool:
+        """Tell whether the split has the scene and the listener of a pair."""
+        return pair.scene in self.scenes and pair.listener in self.listeners
+
+    def check_pairs(self, pairs: Iterable[Pair]) -> None:
+        """Raise `ParameterError` for the first pair whose scene or listener the split does not have."""
+        for pair in pairs:
+            if pair not in self:
+                raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {self.name!r}.")
 
     def listener(self, name: str) -> Listener:
         """Return a listener by id.

@@ -145,9 +145,7 @@ def evaluate(
         If the data cannot be used.
     """
     split = corpus.split(settings.split)
-    for pair in pairs:
-        if pair.scene not in split.scenes or pair.listener not in split.listeners:
-            raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split.name!r}.")
+    split.check_pairs(pairs)
     corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
     plugins = prescription(settings.prescription), output_stage(settings.output_stage)
     if not callable(separator) or settings.model_weights is not None:
@@ -163,7 +161,7 @@ def evaluate(
 
     def identity_of_row(row: Mapping[str, str]) -> str | None:
         pair = _pair_of(row)
-        return identity(pair) if pair.scene in split.scenes and pair.listener in split.listeners else None
+        return identity(pair) if pair in split else None
 
     with results_lock(out_dir / ".scores.lock", "scores.csv", "settings.json", SIGNALS_FOLDER):
         table = KeptRows(out_dir / "scores.csv", (*COLUMNS, AUDIOGRAM), identity_of_row)

@@ -118,9 +118,7 @@ def evaluate_levels(
     if not systems or len(set(systems)) < len(systems):
         raise ParameterError(f"systems {list(systems)} must name at least one system, and each once.")
     data = corpus.split(split)
-    for pair in pairs:
-        if pair.scene not in data.scenes or pair.listener not in data.listeners:
-            raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {split!r}.")
+    data.check_pairs(pairs)
     corpus.check_songs(data, [data.scenes[pair.scene] for pair in pairs])
     folder = make_directory(out_dir)
     identities = [model_identity(system) for system in systems]

@@ -89,12 +89,15 @@ class PairReference:
         rms = reference.square().mean(-1).sqrt().numpy()
         self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
         self._listener, self._scene = listener, scene
-        self._left = self._ear(0, np.random.RandomState(legacy_seed(scene)))
+        left, self._right_signal = (
+            resample(signal, SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in self.amplified().numpy()
+        )
+        self._left = self._ear(0, left, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
 
-    def amplified(self, ear: int) -> Tensor:
-        """Return what an ear, 0 or 1, should hear: `(time,)` at 44.1 kHz."""
-        return amplify(self._reference, self._listener, self._settings)[ear]
+    def amplified(self) -> Tensor:
+        """Return what the ears should hear, `(ear, time)` at 44.1 kHz; not kept, since minutes of it would be large."""
+        return amplify(self._reference, self._listener, self._settings)
 
     def score(self, output: Output) -> PairScore:
         """Return HAAQI of what `pipeline.finish` returned, as the recipe computes it; a warning tells of silence."""
@@ -107,7 +110,7 @@ class PairReference:
             # How much noise the left ear takes depends on the reference and the length, so any output will do.
             stream = np.random.RandomState()
             stream.set_state(self._left.state_after())
-            self._right = self._ear(1, stream)
+            self._right = self._ear(1, self._right_signal, stream)
         components.append(self._right.components(right, HAAQI_SAMPLE_RATE))
         loudness_lufs = integrated_loudness(torch.from_numpy(output.signal)[:, None], OUTPUT_SAMPLE_RATE)
         return PairScore(
@@ -116,9 +119,9 @@ class PairReference:
             (float(loudness_lufs[0]), float(loudness_lufs[1])),
         )
 
-    def _ear(self, index: int, stream: np.random.RandomState) -> HaaqiReference:
+    def _ear(self, index: int, signal: np.ndarray, stream: np.random.RandomState) -> HaaqiReference:
         return HaaqiReference(
-            resample(self.amplified(index).numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE),
+            signal,
             HAAQI_SAMPLE_RATE,
             ear_audiogram(self._listener, EARS[index]),
             equalisation=2,  # the prescription is already in the reference

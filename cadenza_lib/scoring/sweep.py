@@ -238,7 +238,7 @@ class Sweep:
         return len(self._settings.models)
 
     def scores(self, candidates: Sequence[ChainSettings], on: PairSet) -> pd.DataFrame:
-        """Score candidates on pairs, that have not been scored yet.
+        """Return the scores of candidates on pairs; what has been scored before is not scored again.
 
         Returns
         -------
@@ -299,9 +299,8 @@ class Sweep:
     def _identity_of_row(self, row: Mapping[str, str]) -> str | None:
         if row["split"] not in self._corpus.splits:
             return None
-        split, pair = self.split(row["split"]), Pair(row["scene"], row["listener"])
-        is_in_split = pair.scene in split.scenes and pair.listener in split.listeners
-        return self.pair_identity(row["split"], pair) if is_in_split else None
+        pair = Pair(row["scene"], row["listener"])
+        return self.pair_identity(row["split"], pair) if pair in self.split(row["split"]) else None
 
     def _missing(self, candidates: Sequence[ChainSettings], on: PairSet) -> dict[str, list[tuple[str, ChainSettings]]]:
         """Return listeners and candidates that are not scored yet, by scene, whose bases are built once."""

@@ -1,6 +1,5 @@
 """Figures: units on the axes, the clinical look of the ears, and what `save` leaves on the disk."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -18,22 +17,9 @@ from cadenza_lib.data.listeners import Listener, audiogram_table, ear_table, sta
 from cadenza_lib.data.tiny import tiny_listener
 from cadenza_lib.figures.common import EAR_STYLE
 
+pytestmark = pytest.mark.usefixtures("headless")
+
 LEFT, RIGHT = (colors.to_rgba(EAR_STYLE[ear]["color"]) for ear in ("left", "right"))
-
-
-@pytest.fixture(autouse=True)
-def headless() -> Iterator[None]:
-    """Draw without a display, and close what was drawn."""
-    backend = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
-
-@pytest.fixture
-def axes() -> Axes:
-    return plt.subplots()[1]
 
 
 def listeners() -> list[Listener]:

@@ -1,9 +1,7 @@
 """Figures of HAAQI and its listeners: against images, what they say, and what they say without data."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from figure_cases import cases, draw, level_table, render
@@ -17,6 +15,8 @@ from cadenza_lib.analysis import causes, statistics, tables
 from cadenza_lib.data.listeners import audiogram_table
 from cadenza_lib.figures import listeners
 
+pytestmark = pytest.mark.usefixtures("headless")
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 TOLERANCE = 0.4
@@ -24,21 +24,6 @@ TOLERANCE = 0.4
 line that a figure can lose is 0.8 (see the second test)."""
 
 CASES = cases()
-
-
-@pytest.fixture(autouse=True)
-def headless() -> Iterator[None]:
-    """Draw without a display, and close what was figures."""
-    backend = mpl.get_backend()
-    plt.switch_backend("Agg")
-    yield
-    plt.close("all")
-    plt.switch_backend(backend)
-
-
-@pytest.fixture
-def axes() -> Axes:
-    return plt.subplots()[1]
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -23,10 +23,9 @@ from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.tiny import tiny_corpus, tiny_song
-from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import Settings
-from cadenza_lib.scoring.pairs import PairReference, PairScore, score
+from cadenza_lib.scoring.pairs import PairReference, score
 from cadenza_lib.separation.separators import load
 
 
@@ -156,17 +155,6 @@ class _Counting:
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         return song.stems
-
-
-@pytest.fixture
-def quick_score(monkeypatch):
-    """Replace HAAQI, which these tests do not look at, by the level of the processed signal."""
-
-    def level(_, output):
-        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
-        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
-
-    monkeypatch.setattr(PairReference, "score", level)
 
 
 @pytest.mark.usefixtures("quick_score")

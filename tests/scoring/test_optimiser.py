@@ -10,10 +10,8 @@ from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.tiny import tiny_corpus
-from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import optimiser
 from cadenza_lib.scoring.optimiser import Space, search
-from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.scoring.sweep import PairSet, Sweep, search_and_test, simplex_grid
 
 
@@ -28,17 +26,9 @@ def pairs(corpus):
 
 
 @pytest.fixture(autouse=True)
-def scored(monkeypatch):
-    """Replace HAAQI, which these tests do not look at, by the level of the processed signal; list the calls."""
-    calls = []
-
-    def level(_, output):
-        calls.append(output)
-        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
-        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
-
-    monkeypatch.setattr(PairReference, "score", level)
-    return calls
+def scored(quick_score):
+    """Score quickly in all tests of this file."""
+    return quick_score
 
 
 @pytest.mark.parametrize("per_stem", [False, True])

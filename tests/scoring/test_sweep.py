@@ -14,9 +14,7 @@ from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.tiny import tiny_corpus
-from cadenza_lib.haaqi import Components
 from cadenza_lib.scoring import evaluation, kept, sweep
-from cadenza_lib.scoring.pairs import PairReference, PairScore
 from cadenza_lib.scoring.sweep import Sweep, candidate_of, grid, search_and_test, simplex_grid
 from cadenza_lib.separation.separators import load
 
@@ -31,20 +29,6 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def pairs(corpus):
     return search_and_test(Corpus(corpus), "train", "train", 0, 0)[0]
-
-
-@pytest.fixture
-def quick_score(monkeypatch):
-    """Replace HAAQI, which these tests do not look at, by the level of the processed signal; list the calls."""
-    calls = []
-
-    def level(_, output):
-        calls.append(output)
-        components = [Components(float(np.tanh(np.std(signal))), *[0.5] * 6) for signal in output.signal]
-        return PairScore(tuple(components), tuple(map(float, output.clipped_share)), (-20.0, -20.0))
-
-    monkeypatch.setattr(PairReference, "score", level)
-    return calls
 
 
 def test_a_sweep_scores_what_an_evaluation_scores(corpus, pairs, tmp_path):
