@@ -38,6 +38,7 @@ MEASURED_EVERY, SAVED_EVERY = 250, 50  # steps
 WARM_UP = 100  # steps
 ARGUMENTS = {
     "hdemucs": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
+    "hdemucs_consistent": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "hdemucs_masked": {"sources": list(STEMS), "channels": 8, "nfft": 4096, "depth": 6},
     "openunmix": {"sources": list(STEMS), "hidden_size": 64, "n_fft": 2048, "hop_length": 512},
 }
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--remix-weight", type=float, default=0.0, help="of the log-spectral loss of remixes")
+    parser.add_argument("--bf16", action="store_true", help="let the network compute in bfloat16 where it may")
     parser.add_argument("--init", type=Path, help="checkpoint to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -104,7 +106,8 @@ def main() -> None:
             songs, arguments.batch, int(arguments.segment_s * SAMPLE_RATE), arguments.gain_range_db, generator
         )
         stems = stems.to(arguments.device)
-        estimate = network(stems.sum(1))
+        with torch.autocast(arguments.device, torch.bfloat16, arguments.bf16):
+            estimate = network(stems.sum(1)).float()
         loss = torch.nn.functional.l1_loss(estimate, stems)
         if arguments.remix_weight:
             loss = loss + arguments.remix_weight * remix_loss(estimate, stems, generator)
@@ -189,6 +192,7 @@ def card(arguments: argparse.Namespace, steps: int, duration_s: float, measured:
         f"--segment-s {arguments.segment_s} --gain-range-db {arguments.gain_range_db} "
         f"--learning-rate {arguments.learning_rate} "
         f"--ema-decay {arguments.ema_decay} --remix-weight {arguments.remix_weight} --seed {arguments.seed}"
+        + " --bf16" * arguments.bf16
         + (f" --init {arguments.init.name}" if arguments.init else ""),
         "init": read_json(arguments.init.with_suffix(".json")) if arguments.init else None,
         "steps": steps,

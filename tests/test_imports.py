@@ -63,7 +63,7 @@ ROOMS = {
     ),
     "separation": (
         "openunmix",
-        "masked",
+        "consistent",
         "registry",
         "checkpoints",
         "downloads",

@@ -221,11 +221,11 @@ def output_level_choices(levels: pd.DataFrame, system: str) -> pd.DataFrame:
     return table.merge(people, on="listener").sort_values("better_ear_pta_db_hl", ignore_index=True)[columns]
 
 
-def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def level_gain_table(choices: pd.DataFrame) -> pd.DataFrame:
     """Return what the output level gains for each class of better-ear hearing loss, and for all.
 
-    Columns: severity, n_listeners, own_level_db, haaqi_official, gain_common, gain_own, ci_low, ci_high (95 % bootstrap
-    over listeners, of gain_own), note.
+    Columns: severity, n_listeners, own_level_db, haaqi_official, gain_common, gain_own, ci_low, ci_high (95 % over
+    listeners, of gain_own), note.
     """
     names = ["own_level_db", "haaqi_official", "gain_common", "gain_own"]
     groups = {name: choices[choices["severity"] == name] for name, _ in SEVERITY_CLASSES}
@@ -234,7 +234,7 @@ def level_gain_table(choices: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         if group.empty and severity != "all":
             continue
         note = "" if len(group) >= MIN_LISTENERS else f"not enough data for an interval: {len(group)} listeners"
-        interval = mean_interval(group["gain_own"].to_numpy(float), group["listener"], seed)
+        interval = mean_interval(group["gain_own"].to_numpy(float), *[group["listener"]] * 2)
         limits = np.full(2, np.nan) if note else interval
         results.append((severity, len(group), *group[names].astype(float).mean(), *limits, note))
     return pd.DataFrame(results, columns=["severity", "n_listeners", *names, "ci_low", "ci_high", "note"])

@@ -1,8 +1,7 @@
 """Systems compared on the same pairs: means, differences with intervals, the paper's Table 2 and what it claims.
 
 Scene, song and listener move a score far more than a system does, and all systems meet the same ones. So differences
-are taken pair by pair, and their intervals come from the bootstrap over listeners of `statistics`, with the same
-resamples for all systems.
+are taken pair by pair, with intervals over listeners and songs.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -13,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from cadenza_lib.analysis.statistics import mean_interval
-from cadenza_lib.analysis.tables import system_label
+from cadenza_lib.analysis.tables import music, system_label
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.scoring.evaluation import read_scores, read_settings
 from cadenza_lib.training.files import read_config
@@ -45,25 +44,25 @@ PAPER_CLAIMS = (
 _REFERENCE = "Baseline Hybrid Demucs"
 
 
-def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[str, Any], seed: int = 0) -> pd.DataFrame:
-    """Return the mean HAAQI of each system and its difference from a reference, with 95 % intervals over listeners.
+def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the mean HAAQI of each system and its difference from a reference, with 95 % intervals.
+
+    They are over listeners and songs.
 
     Parameters
     ----------
     scores
-        A row per system and pair: scene, listener, score, and the columns that distinguish systems.
+        A row per system and pair: scene, song, listener, score, and the columns that distinguish systems.
     by
         These columns.
     reference
         Their values for the system that all are compared with.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
     pandas.DataFrame
-        In the order of `scores`: `by`, n_pairs, n_listeners, haaqi, ci_low, ci_high, difference, difference_low,
-        difference_high. One listener has no intervals.
+        In the order of `scores`: `by`, n_pairs, n_listeners, n_songs, haaqi, ci_low, ci_high, difference,
+        difference_low, difference_high. One listener, or one song, has no intervals.
 
     Raises
     ------
@@ -73,6 +72,7 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
     by = [by] if isinstance(by, str) else list(by)
     groups = {key: group.set_index(["scene", "listener"])["score"] for key, group in scores.groupby(by, sort=False)}
     pairs = next(iter(groups.values())).index
+    song_of_scene = music(scores.drop_duplicates("scene").set_index("scene")["song"])
     for key, group in groups.items():
         if len(group) != len(pairs) or not group.index.isin(pairs).all():
             raise ParameterError(f"{key} was scored on other pairs than the rest; score all on the same ones.")
@@ -85,29 +85,29 @@ def compare(scores: pd.DataFrame, by: str | Sequence[str], reference: Mapping[st
             f"{missing} of {values.size} scores are missing; score these pairs, or leave them out of all."
         )
     differences = values - groups[reference_key].loc[pairs].to_numpy()[:, None]
-    listeners = pd.Series(pairs.get_level_values("listener"))
-    table = pd.DataFrame(list(groups), columns=by).assign(n_pairs=len(pairs), n_listeners=listeners.nunique())
+    listener = pairs.get_level_values("listener").to_series()
+    song = song_of_scene.loc[pairs.get_level_values("scene")]
+    table = pd.DataFrame(list(groups), columns=by)
+    table = table.assign(n_pairs=len(pairs), n_listeners=listener.nunique(), n_songs=song.nunique())
     table["haaqi"] = values.mean(0)
-    table[["ci_low", "ci_high"]] = mean_interval(values, listeners, seed).T
+    table[["ci_low", "ci_high"]] = mean_interval(values, listener, song).T
     table["difference"] = differences.mean(0)
-    table[["difference_low", "difference_high"]] = mean_interval(differences, listeners, seed).T
+    table[["difference_low", "difference_high"]] = mean_interval(differences, listener, song).T
     return table
 
 
-def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
+def optimum_sentence(scores: pd.DataFrame) -> str:
     """Return a sentence that says whether HAAQI has its maximum at a mixture weight inside the range that was tried.
 
     Parameters
     ----------
     scores
         A row per mixture weight and pair: mixture_weight, scene, listener, score.
-    seed
-        Of the bootstrap.
     """
     means = scores.groupby("mixture_weight")["score"].mean()
     best = float(means.index[int(means.argmax())])
     ends = [float(end) for end in (means.index.min(), means.index.max()) if end != best]
-    table = compare(scores, "mixture_weight", {"mixture_weight": best}, seed).set_index("mixture_weight")
+    table = compare(scores, "mixture_weight", {"mixture_weight": best}).set_index("mixture_weight")
     columns = ["difference", "difference_low", "difference_high"]
     differences = []
     for end in ends:
@@ -118,7 +118,7 @@ def optimum_sentence(scores: pd.DataFrame, seed: int = 0) -> str:
     doubt = "" if clear else "; an interval that contains 0 means that these pairs do not decide"
     return (
         f"HAAQI is highest, {means.max():.4f}, at w = {best:g}, {inside}: {', '.join(differences)} (95 % over "
-        f"listeners){doubt}."
+        f"listeners and songs){doubt}."
     )
 
 
@@ -144,15 +144,13 @@ def system_scores(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
     return pd.concat(tables.values(), ignore_index=True)
 
 
-def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def paper_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Return Table 2 of the paper beside ours.
 
     Parameters
     ----------
     scores
         As from `system_scores`; systems are recognised by the labels of `PAPER_SYSTEMS`, others (such as bounds) stay.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
@@ -162,7 +160,7 @@ def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """
     tables = []
     for split, group in scores.groupby("split", sort=False):
-        table = compare(group, "system", {"system": _REFERENCE}, seed)
+        table = compare(group, "system", {"system": _REFERENCE})
         table.insert(0, "split", split)
         table["paper_haaqi"] = [_paper_haaqi(system, split) for system in table["system"]]
         table["paper_difference"] = table["paper_haaqi"] - _paper_haaqi(_REFERENCE, split)
@@ -170,7 +168,7 @@ def paper_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def claims_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Return for each claim of the paper's Table 2 whether it holds here.
 
     Returns
@@ -185,7 +183,7 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             both = group[group["system"].isin([better, worse])]
             if both["system"].nunique() < 2:
                 continue
-            table = compare(both, "system", {"system": worse}, seed).set_index("system")
+            table = compare(both, "system", {"system": worse}).set_index("system")
             mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]].to_numpy()
             verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
             rows.append(
@@ -195,7 +193,7 @@ def claims_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFrame:
+def target_table(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
     """Return HAAQI by training target, and the difference from the network that training began with.
 
     Parameters
@@ -203,8 +201,6 @@ def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFram
     score_dirs
         Directories of evaluations: of one network that was not trained by `finetune`, the start, and of checkpoints of
         runs that differ in targets and seeds, all on the same pairs.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
@@ -229,8 +225,8 @@ def target_table(score_dirs: Sequence[Path | str], seed: int = 0) -> pd.DataFram
         tables.append(read_scores(folder).assign(target=target, run=str(folder)))
     scores = pd.concat(tables, ignore_index=True)
     runs = scores.groupby(["target", "run"], sort=False)["score"].mean().groupby("target", sort=False)
-    averaged = scores.groupby(["target", "scene", "listener"], sort=False)["score"].mean().reset_index()
-    table = compare(averaged, "target", {"target": "start"}, seed)
+    averaged = scores.groupby(["target", "scene", "song", "listener"], sort=False)["score"].mean().reset_index()
+    table = compare(averaged, "target", {"target": "start"})
     table.insert(1, "n_seeds", table["target"].map(runs.size()))
     table.insert(2, "sd", table["target"].map(runs.std()))
     return table

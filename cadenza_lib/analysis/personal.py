@@ -72,8 +72,8 @@ def compare_settings(
     Returns
     -------
     pandas.DataFrame
-        A row per way, listener and held-out scene: setting, severity (of the better ear), scene, listener,
-        `CANDIDATE_COLUMNS` and score. Of a fitting, the trims are in its file.
+        A row per way, listener and held-out scene: setting, severity (of the better ear), scene, song,
+        listener, `CANDIDATE_COLUMNS` and score. Of a fitting, the trims are in its file.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def compare_settings(
     levels_db = dict.fromkeys(candidate.output_level_db for candidate in (fixed, *candidates))
     of_levels = sweep.scores([replace(fixed, output_level_db=level_db) for level_db in levels_db], searched)
     of_grid = pd.concat([of_levels, sweep.scores(candidates, searched)])
-    bases = functools.cache(sweep.bases)
+    bases = functools.cache(functools.partial(sweep.bases, wiener_exponent=fixed.wiener_exponent))
     tables = []
     for name in tqdm(names, desc="personal settings", unit="listener", disable=not sweep.progress):
         search, test = _only(searched, name), _only(held_out, name)
@@ -108,7 +108,7 @@ def compare_settings(
         rows.append(rows[0].assign(setting="fitting", **fitted))
         tables.append(pd.concat(rows).assign(severity=severity_class(better_ear_pta_db_hl(listeners[name]))))
     return pd.concat(tables, ignore_index=True)[
-        ["setting", "severity", "scene", "listener", *CANDIDATE_COLUMNS, "score"]
+        ["setting", "severity", "scene", "song", "listener", *CANDIDATE_COLUMNS, "score"]
     ]
 
 
@@ -144,15 +144,13 @@ def _learn(
     return learned
 
 
-def severity_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def severity_table(scores: pd.DataFrame) -> pd.DataFrame:
     """Return what `compare` gives against `fixed` for each severity class and for all, and what the clip gives back.
 
     Parameters
     ----------
     scores
         As from `compare_settings`.
-    seed
-        Of the bootstrap.
 
     Returns
     -------
@@ -163,7 +161,7 @@ def severity_table(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     tables = []
     for severity, group in groups.items():
         if not group.empty:
-            table = compare(group, "setting", {"setting": "fixed"}, seed)
+            table = compare(group, "setting", {"setting": "fixed"})
             lost = table.loc[table["setting"] == "no clip", "difference"].item()
             table["won_back"] = table["difference"] / lost
             table.insert(0, "severity", severity)

@@ -3,12 +3,13 @@
 The rows of a table are ears in scenes, and they are not independent: a listener hears several scenes with the same two
 ears. So every interval comes from a bootstrap that resamples whole listeners (the cluster bootstrap: A. C. Davison and
 D. V. Hinkley, *Bootstrap Methods and their Application*, 1997, section 3.8), and every p-value from a covariance that
-allows any dependence within a listener (K.-Y. Liang and S. L. Zeger, Biometrika 73(1), 13-22, 1986).
+allows any dependence within a listener (K.-Y. Liang and S. L. Zeger, Biometrika 73(1), 13-22, 1986). Systems are
+compared over listeners and songs at once, with `mean_interval`.
 
-Both assume that listeners are drawn independently from the population that a statement is about, and both need many
-of them: with fewer than about ten, intervals are too narrow and p-values too small. Songs are taken as they are: two
-listeners who hear the same one are treated as independent; `mixed_model` has songs as a random effect, too. No function
-here makes a correlation a cause.
+All assume that listeners (and songs) are drawn independently from the population that a statement is about, and need
+many of them: with fewer than about ten, intervals are too narrow and p-values too small. Elsewhere than in
+`mean_interval` and `mixed_model`, songs are taken as they are: two listeners who hear the same one are treated as
+independent. No function here makes a correlation a cause.
 
 Rows in which a value is missing or infinite are left out. Where a number cannot be computed it is NaN, and the column
 `note` says why.
@@ -89,24 +90,37 @@ def percentiles(values: Floats) -> Floats:
     return np.nanquantile(values, [tail, 1 - tail], axis=0)
 
 
-def mean_interval(values: Floats, listener: pd.Series, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Floats:
-    """Return the 95 % interval over listeners of the mean of rows, `(limit, ...)`.
+def mean_interval(values: Floats, listener: pd.Series, song: pd.Series) -> Floats:
+    """Return the 95 % interval over listeners and songs of the mean of rows, `(limit, ...)`.
 
-    With a single listener there is nothing to resample, and both limits are NaN.
+    Rows of a listener may depend on each other in any way, and so may rows of a song: the variance of the mean is that
+    over listeners plus that over songs minus that over pairs of both (A. C. Cameron, J. B. Gelbach and D. L. Miller,
+    J. Bus. Econ. Stat. 29(2), 238-249, 2011), and at least that over listeners and that over songs. The interval is
+    that of Student's t with as many degrees of freedom as there are listeners or songs, whichever are fewer, less one.
+    With a single listener or a single song, both limits are NaN.
 
     Parameters
     ----------
     values
         Shape `(row,)` or `(row, column)`.
-    listener
-        The listener of each row.
-    seed, n_resamples
-        Of the bootstrap.
+    listener, song
+        Of each row.
     """
-    if listener.nunique() < 2:
+    groups = pd.DataFrame({"listener": listener.to_numpy(), "song": song.to_numpy()})
+    fewest = int(groups.nunique().min()) if len(groups) else 0
+    if fewest < 2:
         return np.full((2, *values.shape[1:]), np.nan)
-    means = bootstrap(listener, lambda weights: ((weights @ values).T / weights.sum(1)).T, seed, n_resamples)
-    return percentiles(means)
+    mean = values.mean(0)
+    residuals = pd.DataFrame(np.reshape(values - mean, (len(values), -1)))
+
+    def variance(by: list[str]) -> Floats:
+        sums = residuals.groupby([groups[name] for name in by]).sum().to_numpy()
+        return (sums**2).sum(0) / len(values) ** 2 * len(sums) / (len(sums) - 1)
+
+    over_listeners, over_songs = variance(["listener"]), variance(["song"])
+    both = over_listeners + over_songs - variance(["listener", "song"])
+    error = np.sqrt(np.maximum.reduce([both, over_listeners, over_songs])).reshape(mean.shape)
+    return mean + np.multiply.outer(stats.t.ppf([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2], fewest - 1), error)
 
 
 def correlation_table(

@@ -31,6 +31,7 @@ __all__ = [
     "featured_listener",
     "gain_table",
     "listeners_and_gains_db",
+    "music",
     "summary_table",
     "system_label",
     "threshold_columns",
@@ -63,6 +64,8 @@ def system_label(settings: Settings) -> str:
     parts = [settings.name]
     if settings.mixture_weight:
         parts.append(f"w = {settings.mixture_weight:g}" + " of the downmix" * (settings.mixture_into == "downmix"))
+    if settings.wiener_exponent:
+        parts.append(f"Wiener {settings.wiener_exponent:g}")
     if settings.output_level_db:
         parts.append(f"{settings.output_level_db:g} dB")
     if settings.prescription != OFFICIAL.prescription:
@@ -139,10 +142,8 @@ def add_scene_and_ear_columns(
 
     These are music, gain_vocals_db to gain_other_db (NaN without `gains_db`), the columns of `listeners.ear_table`, and
     threshold_250_hz_db_hl and so on for each frequency that was measured in anyone (NaN where not in this listener).
-    The challenge calls a song at the ears `<music>-<head position>`; the same music from other angles is no other song
-    for any statistics, so these use `music`.
     """
-    table = table.assign(music=table["song"].str.replace(r"-hlp_\d+$", "", regex=True))
+    table = table.assign(music=music(table["song"]))
     for stem in STEMS:
         gains = {scene: float(gain[stem]) for scene, gain in (gains_db or {}).items()}
         table[f"gain_{stem}_db"] = table["scene"].map(gains).astype(float)
@@ -151,6 +152,14 @@ def add_scene_and_ear_columns(
     thresholds.columns = [f"threshold_{frequency:g}_hz_db_hl" for frequency in thresholds.columns]
     ears = ear_table(people).merge(thresholds.reset_index(), on=["listener", "ear"])
     return table.merge(ears, on=["listener", "ear"], validate="many_to_one")
+
+
+def music(songs: pd.Series) -> pd.Series:
+    """Return the music of songs at the ears, which the challenge calls `<music>-<head position>`.
+
+    The same music from other angles is no other song for any statistics.
+    """
+    return songs.str.replace(r"-hlp_\d+$", "", regex=True)
 
 
 def threshold_columns(table: pd.DataFrame) -> list[str]:
@@ -222,25 +231,25 @@ def ear_columns(table: pd.DataFrame, listener: str) -> pd.DataFrame:
     return means.assign(n_scenes=ears["haaqi"].count()).reset_index()
 
 
-def summary_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return the mean HAAQI of each system with a 95 % interval over listeners, in the order of the table.
+def summary_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean HAAQI of each system with a 95 % interval over listeners and songs.
 
-    Columns: system, n_pairs, n_listeners, n_left_out, haaqi, ci_low, ci_high, clipped_share. Missing scores are left
-    out: n_left_out counts the ears. One listener has no interval.
+    Columns: system, n_pairs, n_listeners, n_left_out, haaqi, ci_low, ci_high, clipped_share. Systems keep the order of
+    the table. Missing scores are left out: n_left_out counts the ears. One listener, or one song, has no interval.
     """
     rows = []
     for system, group in table.groupby("system", sort=False):
         scored = group.dropna(subset="haaqi")
         n_pairs = len(scored.drop_duplicates(["scene", "listener"]))
         size = (n_pairs, scored["listener"].nunique(), len(group) - len(scored))
-        limits = mean_interval(scored["haaqi"].to_numpy(float), scored["listener"], seed)
+        limits = mean_interval(scored["haaqi"].to_numpy(float), scored["listener"], scored["music"])
         rows.append((system, *size, scored["haaqi"].mean(), *limits, scored["clipped_share"].mean()))
     columns = ["system", "n_pairs", "n_listeners", "n_left_out", "haaqi", "ci_low", "ci_high", "clipped_share"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Return mean HAAQI by the gain of each stem with 95 % intervals over listeners, by system.
+def gain_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean HAAQI by the gain of each stem with 95 % intervals over listeners and songs, by system.
 
     The other stems of a scene have gains of their own, and few scenes have each gain: differences between neighbouring
     gains are as much differences between songs.
@@ -255,7 +264,7 @@ def gain_table(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         column = f"gain_{stem}_db"
         for (system, gain_db), rows in usable(table, [column]).groupby(["system", column], sort=False):
             haaqi = rows["haaqi"].to_numpy(float)
-            limits = mean_interval(haaqi, rows["listener"], seed)
+            limits = mean_interval(haaqi, rows["listener"], rows["music"])
             means.append((system, stem, gain_db, len(rows), rows["listener"].nunique(), haaqi.mean(), *limits))
     columns = ["system", "stem", "gain_db", "n_ears", "n_listeners", "haaqi", "ci_low", "ci_high"]
     return pd.DataFrame(means, columns=columns)

@@ -21,6 +21,7 @@ from torch import Tensor
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.data.corpus import AtEarSong
+from cadenza_lib.separation.consistent import wiener
 from cadenza_lib.separation.separators import Separator
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "combine",
     "ensemble",
     "fuse",
+    "post_filter",
     "simplex_weights",
 ]
 
@@ -121,8 +123,18 @@ def check_fit(stems: Tensor, mixture: Tensor) -> None:
         raise AudioError(f"Stems of shape {tuple(stems.shape)} do not fit a mixture of shape {tuple(mixture.shape)}.")
 
 
-def ensemble(separators: Sequence[Separator], model_weights: ModelWeights | None = None) -> Separator:
-    """Return the separator that combines the estimates of several.
+def post_filter(stems: Tensor, mixture: Tensor, wiener_exponent: float) -> Tensor:
+    """Return a model's stems, or with an exponent above 0 the mixture as they share it out, see `wiener`.
+
+    Each model's stems are filtered before they are combined, so that a fusion stays linear in the weights.
+    """
+    return wiener(stems, mixture.to(stems.dtype), wiener_exponent) if wiener_exponent else stems
+
+
+def ensemble(
+    separators: Sequence[Separator], model_weights: ModelWeights | None = None, wiener_exponent: float = 0.0
+) -> Separator:
+    """Return the separator that combines the estimates of several, each after `post_filter`.
 
     Raises
     ------
@@ -130,11 +142,14 @@ def ensemble(separators: Sequence[Separator], model_weights: ModelWeights | None
         If weights lie outside their bounds.
     """
     weights = simplex_weights(model_weights, len(separators), len(STEMS)).tolist()
-    return functools.partial(_separate, tuple(separators), weights)  # which can be sent to another process
+    return functools.partial(_separate, tuple(separators), weights, wiener_exponent)  # for other processes, too
 
 
-def _separate(separators: Sequence[Separator], weights: list[list[float]], song: AtEarSong) -> Tensor:
-    return combine([separator(song) for separator in separators], weights)
+def _separate(
+    separators: Sequence[Separator], weights: list[list[float]], wiener_exponent: float, song: AtEarSong
+) -> Tensor:
+    estimates = [post_filter(separator(song), song.mixture, wiener_exponent) for separator in separators]
+    return combine(estimates, weights)
 
 
 def simplex_weights(model_weights: ModelWeights | None, n_models: int, n_stems: int) -> Tensor:

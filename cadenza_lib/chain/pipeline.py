@@ -14,7 +14,7 @@ from torch import Tensor
 from cadenza_lib.audio.loudness import loudness_matching_gain
 from cadenza_lib.audio.resampling import resample
 from cadenza_lib.chain.fitting import filter_ears, prescription
-from cadenza_lib.chain.fusion import ModelWeights, add_mixture, check_fit, combine
+from cadenza_lib.chain.fusion import ModelWeights, add_mixture, check_fit, combine, post_filter
 from cadenza_lib.chain.output import Output, output_stage, play
 from cadenza_lib.chain.remix import MIXTURE_PLACES, apply_gains, downmix, mixture_scale
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE, SAMPLE_RATE
@@ -41,6 +41,7 @@ __all__ = [
 MAX_LEVEL_DB = 60.0
 """Largest change of the output level, up or down."""
 
+_MAX_EXPONENT = 4.0  # beyond, the loudest stem takes nearly all of each bin
 _BLOCK = 1 << 16  # samples that are remixed at a time: minutes of stems need not be there once more, with their gains
 
 
@@ -51,12 +52,13 @@ class ChainSettings:
     Raises
     ------
     ParameterError
-        If the weight of the mixture or the level lies outside its bounds, or the place of the mixture is unknown.
+        If a weight, level or exponent lies outside its bounds, or the place of the mixture is unknown.
     """
 
     model_weights: ModelWeights | None = None  # `(model,)` or `(model, stem)`, on the simplex; None: equal
     mixture_weight: float = 0.0  # share of the mixture, from 0 to 1; the paper's best is 0.15
     mixture_into: str = "stems"  # or "downmix", see `fusion`
+    wiener_exponent: float = 0.0  # of the filter that makes the stems share out the mixture, 0: none, at most 4
     prescription: str = "nal_r"  # see `fitting.PRESCRIPTIONS`
     output_level_db: float = 0.0  # gain before the output stage
     output_stage: str = "hard_clip"  # see `output.OUTPUT_STAGES`
@@ -70,6 +72,8 @@ class ChainSettings:
             raise ParameterError(
                 f"mixture_into {self.mixture_into!r} is unknown; use one of {', '.join(MIXTURE_PLACES)}."
             )
+        if not 0 <= self.wiener_exponent <= _MAX_EXPONENT:
+            raise ParameterError(f"wiener_exponent {self.wiener_exponent} must lie between 0 and {_MAX_EXPONENT:g}.")
         if not abs(self.output_level_db) <= MAX_LEVEL_DB:
             raise ParameterError(
                 f"output_level_db {self.output_level_db} must lie between -{MAX_LEVEL_DB:g} and {MAX_LEVEL_DB:g} dB."
@@ -188,7 +192,8 @@ def enhance(
     AudioError
         If the shapes do not fit.
     """
-    remixed = remix(combine(estimates, settings.model_weights), gains_db, song.mixture, settings)
+    filtered = [post_filter(stems, song.mixture, settings.wiener_exponent) for stems in estimates]
+    remixed = remix(combine(filtered, settings.model_weights), gains_db, song.mixture, settings)
     return render(remixed, listener, settings)
 
 

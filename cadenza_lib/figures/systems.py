@@ -74,7 +74,7 @@ def targets(table: pd.DataFrame, axes: Axes, title: str = "Training targets") ->
 def mixture_weights(
     table: pd.DataFrame, axes: Axes, column: str = "haaqi", title: str = "Share of the mixture"
 ) -> Axes:
-    """Draw HAAQI against the mixture weight with its 95 % band over listeners, and mark the highest mean.
+    """Draw HAAQI against the mixture weight with its 95 % band over listeners and songs, and mark the highest mean.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cadenza_lib.audio.loudness import block_gram, gated_loudness, integrated_loudness, matching_gain
 from cadenza_lib.chain.fitting import linear_prescription
-from cadenza_lib.chain.fusion import simplex_weights
+from cadenza_lib.chain.fusion import post_filter, simplex_weights
 from cadenza_lib.chain.output import Output
 from cadenza_lib.chain.pipeline import ChainSettings, at_output_rate, finish, reference_remix
 from cadenza_lib.chain.remix import apply_gains, mixture_scale
@@ -45,6 +45,8 @@ class SceneBases:
         The gains of the scene, `(stem,)`.
     per_stem
         Whether candidates may have weights per model and stem, which takes a base for each.
+    wiener_exponent
+        Of all candidates: that of `fusion.post_filter`.
 
     Raises
     ------
@@ -52,13 +54,21 @@ class SceneBases:
         If there is no model.
     """
 
-    def __init__(self, song: AtEarSong, estimates: Sequence[Tensor], gains_db: Tensor, per_stem: bool = False) -> None:
+    def __init__(
+        self,
+        song: AtEarSong,
+        estimates: Sequence[Tensor],
+        gains_db: Tensor,
+        per_stem: bool = False,
+        wiener_exponent: float = 0.0,
+    ) -> None:
         if not estimates:
             raise ParameterError("A scene needs the estimates of at least one model; none was given.")
         self.song, self.gains_db = song, gains_db
         self._models, self._stems = len(estimates), len(gains_db)
-        self._per_stem = per_stem
-        gained = apply_gains(torch.stack(list(estimates)), gains_db)  # (model, stem, channel, time)
+        self._per_stem, self._wiener_exponent = per_stem, wiener_exponent
+        filtered = [post_filter(stems, song.mixture, wiener_exponent) for stems in estimates]
+        gained = apply_gains(torch.stack(filtered), gains_db)  # (model, stem, channel, time)
         gained = gained.flatten(0, 1) if per_stem else gained.sum(1)
         self.signals = torch.cat([gained, song.mixture[None]])  # (base, channel, time) at 44.1 kHz
         self._gram = block_gram(self.signals, SAMPLE_RATE)
@@ -70,8 +80,12 @@ class SceneBases:
         Raises
         ------
         ParameterError
-            If weights do not fit the models, or are per stem where bases are not.
+            If weights do not fit the models, or are per stem where bases are not, or the stems were filtered otherwise.
         """
+        if candidate.wiener_exponent != self._wiener_exponent:
+            raise ParameterError(
+                f"These bases have wiener_exponent {self._wiener_exponent}, not {candidate.wiener_exponent}."
+            )
         models = simplex_weights(candidate.model_weights, self._models, self._stems)
         if not self._per_stem:
             if (models != models[:, :1]).any():

@@ -148,8 +148,9 @@ def evaluate(
     split.check_pairs(pairs)
     corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
     plugins = prescription(settings.prescription), output_stage(settings.output_stage)
-    if not callable(separator) or settings.model_weights is not None:
-        separator = ensemble([separator] if callable(separator) else separator, settings.model_weights)
+    if not callable(separator) or settings.model_weights is not None or settings.wiener_exponent:
+        separators = [separator] if callable(separator) else separator
+        separator = ensemble(separators, settings.model_weights, settings.wiener_exponent)
     out_dir = make_directory(out_dir)
     if system_identity is None:
         systems = [settings.system] if isinstance(settings.system, str) else settings.system

@@ -158,7 +158,7 @@ def candidate_of(row: Mapping[str, Any]) -> ChainSettings:
     """Return the candidate that a row of a table with `CANDIDATE_COLUMNS` is about."""
     values = {name: row[name] for name in CANDIDATE_COLUMNS}
     values["model_weights"] = json.loads(values["model_weights"])
-    for name in ("mixture_weight", "output_level_db"):
+    for name in ("mixture_weight", "output_level_db", "wiener_exponent"):
         values[name] = float(values[name])
     return ChainSettings(**values)
 
@@ -270,9 +270,10 @@ class Sweep:
         rows = [(on.name, *_row(key, self._rows[key])) for key in keys]
         return pd.DataFrame(rows, columns=["set", *_COLUMNS])
 
-    def bases(self, split: str, scene: str) -> SceneBases:
+    def bases(self, split: str, scene: str, wiener_exponent: float = 0.0) -> SceneBases:
         """Return the bases of a scene, with one weight for each model."""
-        return _scene_bases(self._settings, str(self._estimates), self._device, split, scene)
+        where = self._settings, str(self._estimates), self._device
+        return _scene_bases(*where, split, scene, wiener_exponent=wiener_exponent)
 
     def split(self, name: str) -> Split:
         """Return a split of the corpus."""
@@ -341,23 +342,30 @@ def _score_scene(
     """Yield scene, listener, candidate and scores of those asked for in one scene."""
     listeners = open_corpus(settings.corpus).split(split).listeners
     per_stem = any(np.ndim(candidate.model_weights or 0) == 2 for _, candidate in asked)
-    bases = _scene_bases(settings, estimates, device, split, scene_id, per_stem)
-    asked = sorted(asked, key=lambda task: task[1].prescription)  # which is stable
-    for (name, listener), group in itertools.groupby(asked, key=lambda task: (task[1].prescription, task[0])):
-        pair = PairBases(bases, listeners[listener], scene_id, name)
-        for _, candidate in group:
-            yield scene_id, listener, candidate, pair.score(candidate).values()
+    asked = sorted(asked, key=lambda task: (task[1].wiener_exponent, task[1].prescription))  # which is stable
+    for exponent, same_stems in itertools.groupby(asked, key=lambda task: task[1].wiener_exponent):
+        bases = _scene_bases(settings, estimates, device, split, scene_id, per_stem, exponent)
+        for (name, listener), group in itertools.groupby(same_stems, key=lambda task: (task[1].prescription, task[0])):
+            pair = PairBases(bases, listeners[listener], scene_id, name)
+            for _, candidate in group:
+                yield scene_id, listener, candidate, pair.score(candidate).values()
 
 
 def _scene_bases(
-    settings: _Settings, estimates: str, device: str, split: str, scene_id: str, per_stem: bool = False
+    settings: _Settings,
+    estimates: str,
+    device: str,
+    split: str,
+    scene_id: str,
+    per_stem: bool = False,
+    wiener_exponent: float = 0.0,
 ) -> SceneBases:
     corpus = open_corpus(settings.corpus)
     chosen = corpus.split(split)
     scene = chosen.scenes[scene_id]
     song = corpus.at_ear_song(chosen, scene)
     stems = [separator(song) for separator in _separators(settings, estimates, device)]
-    return SceneBases(song, stems, corpus.gains_db(scene), per_stem)
+    return SceneBases(song, stems, corpus.gains_db(scene), per_stem, wiener_exponent)
 
 
 @functools.lru_cache(maxsize=1)  # a network that has been loaded serves all scenes

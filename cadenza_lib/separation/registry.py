@@ -14,7 +14,7 @@ from typing import Any, Literal
 from demucs.hdemucs import HDemucs
 from torch import nn
 
-from cadenza_lib.separation.masked import MaskedHDemucs
+from cadenza_lib.separation.consistent import ConsistentHDemucs, MaskedHDemucs
 from cadenza_lib.separation.openunmix import OpenUnmix
 
 __all__ = ["ARCHITECTURES", "SeparatorEntry", "architecture_name"]
@@ -42,6 +42,13 @@ ARCHITECTURES = {
         size="84 million parameters with 48 channels",
         source='A. Défossez, "Hybrid spectrogram and waveform source separation", MDX workshop at ISMIR 2021',
         licence="MIT (the package demucs)",
+    ),
+    "hdemucs_consistent": SeparatorEntry(
+        factory=ConsistentHDemucs,
+        normalisation="mono mixture",
+        size="as hdemucs",
+        source="this package",
+        licence="MIT",
     ),
     "hdemucs_masked": SeparatorEntry(
         factory=MaskedHDemucs,

@@ -19,13 +19,14 @@ N_LISTENERS, N_SCENES = 60, 3
 def _scores(effects: dict[str, float], spread: float = 0.02, split: str = "valid") -> pd.DataFrame:
     """Return scores of systems that differ by known effects, on scenes and listeners that differ much more."""
     generator = np.random.default_rng(0)
-    pairs = [(f"scene_{i}", f"L{j}") for j in range(N_LISTENERS) for i in range(N_SCENES)]
+    pairs = [(f"scene_{(j + 20 * i) % 60}", f"L{j}") for j in range(N_LISTENERS) for i in range(N_SCENES)]
     base = generator.uniform(0.2, 0.8, len(pairs))
     tables = []
     for system, effect in effects.items():
         score = base + effect + generator.normal(0, spread, len(pairs))
         tables.append(pd.DataFrame(pairs, columns=["scene", "listener"]).assign(score=score, system=system))
-    return pd.concat(tables, ignore_index=True).assign(split=split)
+    scores = pd.concat(tables, ignore_index=True).assign(split=split)
+    return scores.assign(song=scores["scene"] + "-hlp_0001")
 
 
 def test_paired_differences_are_those_of_the_paired_t_test_where_listeners_do_not_matter():
@@ -42,10 +43,10 @@ def test_paired_differences_are_those_of_the_paired_t_test_where_listeners_do_no
     assert (row["n_pairs"], row["n_listeners"]) == (N_LISTENERS * N_SCENES, N_LISTENERS)
 
 
-def test_the_interval_of_a_mean_is_that_of_the_bootstrap_over_listeners():
+def test_the_interval_of_a_mean_is_over_listeners_and_songs():
     scores = _scores({"a": 0.0})
-    row = comparisons.compare(scores, "system", {"system": "a"}, seed=3).iloc[0]
-    expected = mean_interval(scores["score"].to_numpy(), scores["listener"], seed=3)
+    row = comparisons.compare(scores, "system", {"system": "a"}).iloc[0]
+    expected = mean_interval(scores["score"].to_numpy(), scores["listener"], scores["scene"])
     assert (row["ci_low"], row["ci_high"]) == pytest.approx(tuple(expected), abs=1e-12)
     assert (row["difference"], row["difference_low"], row["difference_high"]) == (0, 0, 0)
 

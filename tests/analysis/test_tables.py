@@ -220,8 +220,8 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
     assert summary["n_listeners"].tolist() == [2, 1]
     np.testing.assert_allclose(summary["haaqi"], [(0.8 + 0.55 + 0.3) / 3, 0.55], rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(summary["clipped_share"], [1.875 / 6, 0.0625], rtol=0, atol=ROUNDING)
-    # With two listeners, resampling can do no more than leave one of them out: A alone has the mean 0.55, as has B.
-    np.testing.assert_allclose(summary.loc[0, ["ci_low", "ci_high"]].astype(float), 0.55, rtol=0, atol=ROUNDING)
+    assert summary.loc[0, "ci_low"] < summary.loc[0, "haaqi"] < summary.loc[0, "ci_high"]
+    assert summary.loc[1, ["ci_low", "ci_high"]].isna().all()  # one pair
 
 
 def test_scores_of_silence_are_told(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_gain_table_averages_the_scenes_with_a_gain(tmp_path: Path) -> None:
     assert gains.loc[("vocals", -6), "haaqi"] == pytest.approx(0.3)
     assert np.isnan(gains.loc[("vocals", -6), "ci_low"])  # one listener
     assert gains.loc[("drums", 0), ["n_ears", "n_listeners"]].tolist() == [6, 2]
-    assert gains.loc[("drums", 0), "ci_low"] == pytest.approx(0.55)  # A alone and B alone have the same mean
+    assert gains.loc[("drums", 0), "ci_low"] < 0.55 < gains.loc[("drums", 0), "ci_high"]
     assert tables.gain_table(tidy_table([folder], LISTENERS)).empty  # gains are not known
 
 

@@ -24,6 +24,7 @@ CANDIDATES = {
     "no mixture": ChainSettings(model_weights=(0.5, 0.3, 0.2)),
     "the paper's weight": ChainSettings(model_weights=(0.0, 1.0, 0.0), mixture_weight=0.15),
     "the mixture alone, softer": ChainSettings(model_weights=(0.2, 0.2, 0.6), mixture_weight=1.0, output_level_db=-6.0),
+    "masks": ChainSettings(model_weights=(0.5, 0.3, 0.2), mixture_weight=0.1, wiener_exponent=1.5),
     "per stem": ChainSettings(model_weights=PER_STEM, mixture_weight=0.3, output_level_db=3.0),
 }
 
@@ -60,9 +61,8 @@ def _through_the_file(case, candidate, folder) -> Output:
 def test_the_fast_path_scores_what_the_file_scores(case, name, changes, tmp_path):
     song, estimates, gains_db, listener, scene = case
     candidate = replace(CANDIDATES[name], **changes)
-    bases = PairBases(
-        SceneBases(song, estimates, gains_db, name == "per stem"), listener, scene, candidate.prescription
-    )
+    scene_bases = SceneBases(song, estimates, gains_db, name == "per stem", candidate.wiener_exponent)
+    bases = PairBases(scene_bases, listener, scene, candidate.prescription)
     expected = _through_the_file(case, candidate, tmp_path)
     ours = bases.output(candidate)
     assert np.abs(ours.signal - expected.signal).max() <= BIT  # rounding may fall on the other side of a step
@@ -96,6 +96,8 @@ def test_the_mixture_and_a_model_that_is_the_truth_are_the_bounds_of_every_sweep
         ({"model_weights": (1.0,)}, "1 values for 2 models"),
         ({"model_weights": (0.5, 0.6)}, "must have the sum 1"),
         ({"mixture_weight": 1.5}, r"mixture_weight 1\.5 must lie between 0 and 1"),
+        ({"wiener_exponent": 5.0}, r"wiener_exponent 5\.0 must lie between 0 and 4"),
+        ({"wiener_exponent": 1.5}, r"These bases have wiener_exponent 0\.0, not 1\.5"),
         ({"output_level_db": 90.0}, r"output_level_db 90\.0 must lie between -60 and 60"),
         ({"mixture_into": "ears"}, "mixture_into 'ears' is unknown; use one of stems, downmix"),
         ({"prescription": "none"}, "amplified by 'nal_r', not 'none'"),

@@ -15,7 +15,7 @@ from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.tiny import tiny_song
 from cadenza_lib.separation import checkpoints, chunking, separators
-from cadenza_lib.separation.masked import MaskedHDemucs
+from cadenza_lib.separation.consistent import ConsistentHDemucs, MaskedHDemucs
 from cadenza_lib.separation.openunmix import OpenUnmix
 from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.training.finetuning import separate_segments
@@ -220,9 +220,10 @@ def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
 
 
 @pytest.mark.parametrize("length", [1500, 44100])
-def test_the_stems_of_a_masked_network_sum_to_its_input(length):
+@pytest.mark.parametrize("architecture", [ConsistentHDemucs, MaskedHDemucs])
+def test_the_stems_of_a_consistent_network_sum_to_its_input(architecture, length):
     torch.manual_seed(0)
-    network = MaskedHDemucs(**ARCHITECTURE).eval()
+    network = architecture(**ARCHITECTURE).eval()
     mixture = torch.randn(2, 2, length)
     with torch.no_grad():
         stems = network(mixture)
@@ -276,7 +277,7 @@ def test_a_damaged_checkpoint_is_refused(checkpoint, damage):
     [
         (
             {"architecture": "spleeter"},
-            r"architecture 'spleeter'; use one of \['hdemucs', 'hdemucs_masked', 'openunmix'\]",
+            r"architecture 'spleeter'; use one of \['hdemucs', 'hdemucs_consistent', 'hdemucs_masked', 'openunmix'\]",
         ),
         ({"arguments": {"sources": ["vocals"], "channels": 4}}, r"sources \['vocals'\]"),
         ({"arguments": {"sources": list(STEMS), "wheels": 4}}, "arguments that 'hdemucs' does not take.*wheels"),
