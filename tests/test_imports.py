@@ -104,6 +104,7 @@ ROOMS = {
         "statistics",
         "tables",
         "comparisons",
+        "findings",
         "ascent",
         "personal",
         "causes",

@@ -6,7 +6,8 @@ from .causes import (
     official_scores,
     output_level_choices,
 )
-from .comparisons import claims_table, compare, optimum_sentence, paper_table, system_scores, target_table
+from .comparisons import compare, optimum_sentence, paper_table, system_scores, target_table
+from .findings import fall_table, findings_table
 from .personal import compare_settings, severity_table
 from .statistics import correlation_table, mixed_model, partial_correlation_table
 from .tables import (
@@ -23,7 +24,6 @@ from .tables import (
 )
 
 __all__ = [
-    "claims_table",
     "clip_effect_table",
     "compare",
     "compare_settings",
@@ -31,7 +31,9 @@ __all__ = [
     "data_size_table",
     "describe",
     "ear_columns",
+    "fall_table",
     "featured_listener",
+    "findings_table",
     "gain_table",
     "level_experiment",
     "level_gain_table",

@@ -1,4 +1,4 @@
-"""Systems compared on the same pairs: means, differences with intervals, the paper's Table 2 and what it claims.
+"""Systems compared on the same pairs: means, differences with intervals, and the paper's Table 2.
 
 Scene, song and listener move a score far more than a system does, and all systems meet the same ones. So differences
 are taken pair by pair, with intervals over listeners and songs.
@@ -18,9 +18,10 @@ from cadenza_lib.scoring.evaluation import read_scores, read_settings
 from cadenza_lib.training.files import read_config
 
 __all__ = [
-    "claims_table",
+    "PAPER_SYSTEMS",
     "compare",
     "optimum_sentence",
+    "paper_haaqi",
     "paper_table",
     "system_scores",
     "target_table",
@@ -33,13 +34,6 @@ PAPER_SYSTEMS = {
     "Supplementation-USTC": {"valid": 0.6878, "test": 0.5929},
 }
 """Table 2 of the paper: HAAQI by system and split; evaluations are recognised by these labels."""
-
-PAPER_CLAIMS = (
-    ("Official-USTC", "Baseline Hybrid Demucs", "Fine-tuning and fusion improve on the baseline"),
-    ("Supplementation-USTC", "Official-USTC", "Supplementing the training scenes improves further"),
-    ("Baseline Hybrid Demucs", "Baseline Open-Unmix", "Hybrid Demucs is better than Open-Unmix"),
-)
-"""Better and worse system of each claim of Table 2, and the claim."""
 
 _REFERENCE = "Baseline Hybrid Demucs"
 
@@ -162,35 +156,10 @@ def paper_table(scores: pd.DataFrame) -> pd.DataFrame:
     for split, group in scores.groupby("split", sort=False):
         table = compare(group, "system", {"system": _REFERENCE})
         table.insert(0, "split", split)
-        table["paper_haaqi"] = [_paper_haaqi(system, split) for system in table["system"]]
-        table["paper_difference"] = table["paper_haaqi"] - _paper_haaqi(_REFERENCE, split)
+        table["paper_haaqi"] = [paper_haaqi(system, split) for system in table["system"]]
+        table["paper_difference"] = table["paper_haaqi"] - paper_haaqi(_REFERENCE, split)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
-
-
-def claims_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return for each claim of the paper's Table 2 whether it holds here.
-
-    Returns
-    -------
-    pandas.DataFrame
-        split, claim, paper_difference, difference, difference_low, difference_high, verdict: "holds" or "is reversed"
-        if the 95 % interval leaves out 0, or else "undecided". Claims about systems that are not there are left out.
-    """
-    rows = []
-    for split, group in scores.groupby("split", sort=False):
-        for better, worse, claim in PAPER_CLAIMS:
-            both = group[group["system"].isin([better, worse])]
-            if both["system"].nunique() < 2:
-                continue
-            table = compare(both, "system", {"system": worse}).set_index("system")
-            mean, low, high = table.loc[better, ["difference", "difference_low", "difference_high"]].to_numpy()
-            verdict = "holds" if low > 0 else "is reversed" if high < 0 else "undecided"
-            rows.append(
-                (split, claim, _paper_haaqi(better, split) - _paper_haaqi(worse, split), mean, low, high, verdict)
-            )
-    names = ["split", "claim", "paper_difference", "difference", "difference_low", "difference_high", "verdict"]
-    return pd.DataFrame(rows, columns=names)
 
 
 def target_table(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
@@ -232,6 +201,6 @@ def target_table(score_dirs: Sequence[Path | str]) -> pd.DataFrame:
     return table
 
 
-def _paper_haaqi(system: str, split: Hashable) -> float:
+def paper_haaqi(system: Hashable, split: Hashable) -> float:
     """Return the HAAQI of a system in the paper's Table 2, NaN where it has none."""
-    return PAPER_SYSTEMS.get(system, {}).get(str(split), np.nan)
+    return PAPER_SYSTEMS.get(str(system), {}).get(str(split), np.nan)

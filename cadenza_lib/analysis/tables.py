@@ -24,6 +24,7 @@ from cadenza_lib.training.files import read_result
 __all__ = [
     "ASYMMETRY_DB",
     "PAPER_ASYMMETRIC_LISTENER",
+    "PAPER_DATA_SIZE",
     "add_scene_and_ear_columns",
     "data_size_table",
     "describe",

@@ -1,6 +1,7 @@
 """Figures of training and of fusion."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-__all__ = ["data_size", "loss_curves", "mixture_weights", "targets", "ternary"]
+__all__ = ["data_size", "findings", "loss_curves", "mixture_weights", "targets", "ternary"]
 
 _BLUE, _ORANGE = "#0173b2", "#de8f05"
 
@@ -68,6 +69,21 @@ def targets(table: pd.DataFrame, axes: Axes, title: str = "Training targets") ->
     axes.set(
         title=title, xlim=(-0.5, len(rows) - 0.5), xlabel="Training target", ylabel="HAAQI minus that before training"
     )
+    return axes
+
+
+def findings(table: pd.DataFrame, axes: Axes, title: str = "The paper's findings here") -> Axes:
+    """Draw each finding, as from `findings.findings_table`, with its 95 % interval, and the paper's value beside it."""
+    rows = table[table["low"].notna()]
+    places = np.arange(len(rows))
+    interval = np.abs(rows[["low", "high"]].to_numpy() - rows[["here"]].to_numpy()).T
+    axes.errorbar(rows["here"], places, xerr=interval, fmt="o", capsize=4, color=_BLUE, label="here, 95 % interval")
+    axes.plot(rows["paper"], places, "D", color=_ORANGE, label="paper")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, [textwrap.fill(words, 48) for words in rows["finding"]])
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel="Difference in HAAQI (right of 0: as claimed)")
+    axes.legend()
     return axes
 
 

@@ -44,7 +44,7 @@ from cadenza_lib.listening import stages
 from cadenza_lib.listening.background import LatestTask
 from cadenza_lib.listening.player import PlayerWidget, Take, describe_take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages
-from cadenza_lib.separation.separators import BOUNDS, DEMO_MODELS
+from cadenza_lib.separation.separators import BOUNDS, SHIPPED_MODELS
 
 __all__ = ["AUDIOGRAM_FREQUENCIES", "AudiogramWidget", "Explorer", "draw_stages"]
 
@@ -176,7 +176,7 @@ class Explorer(ipw.VBox):
         self.corpus = ipw.Text(self._corpus.name, description="Corpus", continuous_update=False)
         self.scene = ipw.Dropdown(options=_scene_options(split), value=scene, description="Scene")
         self.listener = ipw.Dropdown(options=list(split.listeners), value=listener, description="Listener")
-        offered = list(dict.fromkeys([*systems, *DEMO_MODELS, *BOUNDS]))
+        offered = list(dict.fromkeys([*systems, *SHIPPED_MODELS, *BOUNDS]))
         self.systems = ipw.SelectMultiple(options=offered, value=list(systems), rows=4, description="Systems")
         self.gains = {stem: _level_slider(stem.capitalize(), _GAIN_LIMIT_DB) for stem in STEMS}
         self.mixture_weight = _share_slider("Mixture", MIXTURE_WEIGHT, 0.01)

@@ -27,7 +27,7 @@ from cadenza_lib.separation.pretrained import PRETRAINED_MODELS, load_torchaudio
 from cadenza_lib.separation.registry import ARCHITECTURES, SeparatorEntry, architecture_name
 
 __all__ = [
-    "BOUNDS", "DEMO_MODELS", "SEPARATORS", "Separator", "checkpoint_path", "input_statistics", "load", "load_network",
+    "BOUNDS", "SEPARATORS", "SHIPPED_MODELS", "Separator", "checkpoint_path", "input_statistics", "load", "load_network",
     "network_card", "network_separator", "save_stems", "select_device", "sum_to_stems",
 ]  # fmt: skip
 
@@ -67,9 +67,16 @@ def _shipped(name: str, architecture: str, size: str) -> SeparatorEntry:
 
 
 _BOUNDS = {"oracle": _bound(_oracle, "the true stems"), "mixture": _bound(_mixture, "no processing")}
+_FINE_TUNED = (  # towards one or several targets, on more or fewer scenes, or on dry songs; see their cards
+    *("stems", "stems_seed_1", "downmix", "normalised", "amplified", "joint"),
+    *("24_scenes", "192_scenes", "control"),
+)
 _SHIPPED = {
     "demo_hdemucs": _shipped("demo_hdemucs", "hdemucs_masked", "4.7 MB"),
     "demo_openunmix": _shipped("demo_openunmix", "openunmix", "2.6 MB"),
+    "twin_hdemucs": _shipped("twin_hdemucs", "hdemucs_consistent", "4.7 MB"),
+    **{f"twin_{name}": _shipped(f"twin_{name}", "hdemucs_consistent", "4.7 MB") for name in _FINE_TUNED},
+    "twin_openunmix": _shipped("twin_openunmix", "openunmix", "2.6 MB"),
 }
 
 SEPARATORS: dict[str, SeparatorEntry] = {**_BOUNDS, **_SHIPPED, **PRETRAINED_MODELS}
@@ -78,7 +85,7 @@ SEPARATORS: dict[str, SeparatorEntry] = {**_BOUNDS, **_SHIPPED, **PRETRAINED_MOD
 BOUNDS = tuple(_BOUNDS)
 """Separators that need no network: perfect stems, and no processing at all."""
 
-DEMO_MODELS = tuple(_SHIPPED)
+SHIPPED_MODELS = tuple(_SHIPPED)
 """Small networks that ship with the repository; their cards in `data/` describe their training."""
 
 
@@ -131,7 +138,9 @@ def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """
     made = _make(name)
     if not isinstance(made, tuple):
-        raise ModelError(f"Separator {name!r} has no network; use a checkpoint or one of {DEMO_MODELS}.")
+        raise ModelError(
+            f"Separator {name!r} has no network; use a checkpoint, or twin_hdemucs or demo_openunmix, which ship with the package."
+        )
     network, sources = made
     return network.eval(), sources
 
@@ -152,7 +161,7 @@ def _make(name: str) -> Any:
 def checkpoint_path(name: str) -> Path | None:
     """Return the file of weights that a name stands for, None if it has none or they are downloaded."""
     if name in SEPARATORS:
-        return DATA / f"{name}.safetensors" if name in DEMO_MODELS else None
+        return DATA / f"{name}.safetensors" if name in SHIPPED_MODELS else None
     path = Path(name).expanduser()
     return path if path.suffix in (".safetensors", ".pt") else None
 
@@ -170,7 +179,7 @@ def network_card(name: str, network: torch.nn.Module) -> dict[str, Any]:
         return read_json(path.with_suffix(".json"))
     architecture, made_with = architecture_name(network), getattr(network, "_init_args_kwargs", None)  # by demucs
     if architecture is None or made_with is None:
-        raise ModelError(f"{name!r} cannot be trained on; start from a .safetensors checkpoint or {DEMO_MODELS}.")
+        raise ModelError(f"{name!r} cannot be trained on; start from a .safetensors checkpoint or twin_hdemucs.")
     return {
         "architecture": architecture,
         "arguments": made_with[1],

@@ -75,7 +75,7 @@ def test_the_entry_of_an_architecture_decides_how_its_input_is_normalised(normal
 
 
 def test_a_named_entry_normalises_as_the_architecture_of_its_network():
-    for name in separators.DEMO_MODELS:
+    for name in separators.SHIPPED_MODELS:
         network, _ = separators.load_network(name)
         architecture = architecture_name(network)
         assert separators.SEPARATORS[name].normalisation == ARCHITECTURES[architecture].normalisation

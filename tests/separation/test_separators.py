@@ -206,7 +206,7 @@ def test_counters_of_a_checkpoint_keep_their_value(tmp_path):
     assert loaded.target_models["vocals"].bn1.num_batches_tracked == 100_001
 
 
-@pytest.mark.parametrize("name", separators.DEMO_MODELS)
+@pytest.mark.parametrize("name", separators.SHIPPED_MODELS)
 def test_the_card_of_a_demo_model_tells_how_to_train_it_again(name):
     card = json.loads((DATA / f"{name}.json").read_text())
     program, script, *options = card["command"].split()
