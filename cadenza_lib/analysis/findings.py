@@ -76,7 +76,7 @@ def claims_table(scores: pd.DataFrame) -> pd.DataFrame:
                 continue
             table = compare(both, "system", {"system": claim.worse}).set_index("system")
             names = ["difference", "difference_low", "difference_high"]
-            mean, low, high = table.loc[claim.better, names].to_numpy(float)
+            ((mean, low, high),) = table.loc[[claim.better], names].to_numpy(float).tolist()
             rows.append(
                 (split, claim.words, _paper_difference(claim, str(split)), mean, low, high, _verdict(low, high))
             )
@@ -132,7 +132,7 @@ def findings_table(scores: pd.DataFrame, fusion_run: str = "", listener_run: str
     ]
     falls = fall_table(scores).set_index("system")
     if BASELINE in falls.index:
-        fall = falls.loc[BASELINE, ["paper_fall", "fall", "fall_low", "fall_high"]].to_numpy(float)
+        (fall,) = falls.loc[[BASELINE], ["paper_fall", "fall", "fall_low", "fall_high"]].to_numpy(float).tolist()
         rows.append(("The baseline falls from validation to test", *fall))
     others = pd.DataFrame(rows, columns=["finding", "paper", "here", "low", "high"])
     others["verdict"] = [_verdict(low, high) for low, high in zip(others["low"], others["high"], strict=True)]

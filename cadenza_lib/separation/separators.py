@@ -27,8 +27,8 @@ from cadenza_lib.separation.pretrained import PRETRAINED_MODELS, load_torchaudio
 from cadenza_lib.separation.registry import ARCHITECTURES, SeparatorEntry, architecture_name
 
 __all__ = [
-    "BOUNDS", "SEPARATORS", "SHIPPED_MODELS", "Separator", "checkpoint_path", "input_statistics", "load", "load_network",
-    "network_card", "network_separator", "save_stems", "select_device", "sum_to_stems",
+    "BOUNDS", "SEPARATORS", "SHIPPED_MODELS", "Separator", "checkpoint_path", "input_statistics", "load",
+    "load_network", "network_card", "network_separator", "save_stems", "select_device", "sum_to_stems",
 ]  # fmt: skip
 
 
@@ -139,7 +139,8 @@ def load_network(name: str) -> tuple[torch.nn.Module, tuple[str, ...]]:
     made = _make(name)
     if not isinstance(made, tuple):
         raise ModelError(
-            f"Separator {name!r} has no network; use a checkpoint, or twin_hdemucs or demo_openunmix, which ship with the package."
+            f"Separator {name!r} has no network; use a checkpoint, or twin_hdemucs or demo_openunmix, which come with "
+            f"the package."
         )
     network, sources = made
     return network.eval(), sources
