@@ -9,7 +9,7 @@ export MALLOC_TRIM_THRESHOLD_ := 1073741824
 .PHONY: help env demo test test-plain-cpu test-lowest faults lint lab clean
 
 help:
-	@echo "make demo   run the study on the embedded demo corpus; ends with runs/demo/index.html"
+	@echo "make demo   run the study on the embedded corpus, the twin; ends with runs/demo/index.html"
 	@echo "make test   run all tests"
 	@echo "make test-plain-cpu   the tests of exactness as on a processor without AVX (x86)"
 	@echo "make test-lowest   the same at the lowest versions of the dependencies that pyproject.toml promises"

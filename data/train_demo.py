@@ -1,9 +1,9 @@
-"""Train the demo's small separators on dry synthesised songs, as the paper's were on dry MUSDB18-HQ.
+"""Train the small separators that ship with the package on dry synthesised songs, as the paper's were on dry MUSDB18-HQ.
 
     .venv/bin/python data/train_demo.py --architecture hdemucs      # writes data/demo_hdemucs.{safetensors,json}
     .venv/bin/python data/train_demo.py --architecture openunmix    # writes data/demo_openunmix.{safetensors,json}
 
-The songs come from seeds that no split of the demo corpus uses; those of validation are not trained on. The run is
+The songs come from seeds that no split of the twin uses; those of validation are not trained on. The run is
 repeatable: the same seed gives the same weights on the same machine with the same number of threads.
 
 The learning rate is constant until the last `--decay` steps, in which it falls linearly to zero (A. Hägele et al.,
@@ -31,7 +31,7 @@ from cadenza_lib.separation.checkpoints import save_checkpoint
 from cadenza_lib.separation.registry import ARCHITECTURES
 from cadenza_lib.separation.separators import load_network, network_separator
 
-FIRST_SEED = 1000  # of the training songs; the demo corpus uses seeds below 100
+FIRST_SEED = 1000  # of the training songs; the twin uses seeds below 100
 HELD_OUT_SEEDS = range(900, 908)
 HELD_OUT_DURATION_S = 10.0
 MEASURED_EVERY, SAVED_EVERY = 250, 50  # steps

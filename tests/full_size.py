@@ -7,7 +7,7 @@ from pathlib import Path
 import soundfile
 
 from cadenza_lib.audio.acoustics import hrtf_file_name
-from cadenza_lib.audio.heads import spherical_head_hrtf
+from cadenza_lib.audio.heads import head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.documents import read_json, write_json
 from cadenza_lib.core.files import make_directory
@@ -25,7 +25,7 @@ def full_size_tree(root: Path, n_songs: int = 100) -> Path:
     songs = [f"Artist {number:03d} - Song" for number in range(n_songs)]
     for index, name in enumerate(songs):
         shutil.copytree(tiny / f"audio/music/train/Tiny {1 + index % 2}", corpus / "audio/music/train" / name)
-    hrtf = spherical_head_hrtf(-30.0, 30.0)
+    hrtf = head_hrtf(-30.0, 30.0)
     folder = make_directory(corpus / "audio" / "hrtf")
     for subject in SUBJECTS:
         for angle in LOUDSPEAKER_ANGLES_DEG:

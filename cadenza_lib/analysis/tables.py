@@ -54,10 +54,10 @@ _PAPER_OFFICIAL_SCENES = 400
 def system_label(settings: Settings) -> str:
     """Return a short name of what was evaluated: its label, or the system and whatever departs from the official chain.
 
-    >>> system_label(Settings("demo", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
+    >>> system_label(Settings("twin", "valid", "oracle", mixture_weight=0.15, output_level_db=-6.0))
     'oracle, w = 0.15, -6 dB'
 
-    >>> system_label(Settings("demo", "valid", "/study/finetune/24-0/best.safetensors", output_stage="soft_clip"))
+    >>> system_label(Settings("twin", "valid", "/study/finetune/24-0/best.safetensors", output_stage="soft_clip"))
     '24-0/best, soft_clip'
     """
     if settings.label:

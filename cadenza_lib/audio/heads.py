@@ -1,9 +1,8 @@
-"""Model heads of the embedded corpora: what microphones at the ears of a person receive from two loudspeakers.
+"""Model heads: what microphones at the ears of a person receive from two loudspeakers.
 
-The twin's heads (`head_hrtf`): a rigid sphere scatters the sound exactly; the microphone sits above and a little behind
-the ear canal, as in behind-the-ear devices. The torso adds a late reflection and the pinna below the microphone an
-early one, as in the structural models of Brown and Duda (1998) and of Algazi et al. (2002). The sizes of all of them
-differ between people. The demo's heads (`spherical_head_hrtf`): the sphere is a delay and a first-order filter.
+A rigid sphere scatters the sound exactly; the microphone sits above and a little behind the ear canal, as in
+behind-the-ear devices. The torso adds a late reflection and the pinna below the microphone an early one, as in the
+structural models of Brown and Duda (1998) and of Algazi et al. (2002). The sizes of all of them differ between people.
 
 References
 ----------
@@ -29,12 +28,10 @@ from torch import Tensor
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import ParameterError
 
-__all__ = ["Head", "head_hrtf", "model_heads", "sample_heads", "spherical_head_hrtf"]
+__all__ = ["Head", "head_hrtf", "model_heads", "sample_heads"]
 
 _SPEED_OF_SOUND_M_PER_S = 343.0  # dry air at 20 degrees Celsius
 _TAPS = 256
-_MEAN_RADIUS_M = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
-_EAR_AZIMUTH_DEG = 100.0  # ears lie slightly behind the frontal plane (Blauert, Spatial Hearing, 1997)
 _N_HEADS = 16
 _LEAD_S = 0.001  # room before the first arrival for the response's own onset
 # Waves much longer than a reflector bend around it; at these corners a quarter of the wavelength is 34 and 4 cm.
@@ -45,7 +42,7 @@ _TORSO_CORNER_HZ, _PINNA_CORNER_HZ = 250.0, 2000.0
 class Head:
     """Sizes of a head with two microphones; the right ear mirrors the left one but for its pinna."""
 
-    radius_m: float = _MEAN_RADIUS_M
+    radius_m: float = 0.0875  # D. S. Brungart and W. M. Rabinowitz, J. Acoust. Soc. Am. 106(3), 1465-1479, 1999
     mic_azimuth_deg: float = 100.0  # from straight ahead
     mic_elevation_deg: float = 25.0  # above the horizontal plane through the head's centre
     torso_delay_s: float = 0.45e-3  # after the direct sound
@@ -95,8 +92,10 @@ def head_hrtf(left_angle: float, right_angle: float, head: Head | None = None) -
     >>> head_hrtf(-30.0, 30.0).shape
     torch.Size([2, 2, 256])
     """
+    for angle in (left_angle, right_angle):
+        if not -90 <= angle <= 90:
+            raise ParameterError(f"Loudspeaker angle {angle} lies outside -90 to 90 degrees.")
     head = head or Head()
-    _check_angles(left_angle, right_angle)
     omega = 2 * np.pi * np.fft.rfftfreq(_TAPS, 1 / SAMPLE_RATE).astype(np.float64)
     mics_deg = np.array([-head.mic_azimuth_deg, head.mic_azimuth_deg])
     azimuth = np.deg2rad(np.array([[left_angle], [right_angle]]) - mics_deg)  # (loudspeaker, ear)
@@ -108,34 +107,6 @@ def head_hrtf(left_angle: float, right_angle: float, head: Head | None = None) -
     spectrum = spectrum * (1 + torso + pinna) * np.exp(-1j * omega * _LEAD_S)
     spectrum[..., -1] = spectrum[..., -1].real  # a real response has a real value at half the sample rate
     return torch.from_numpy(np.fft.irfft(spectrum, _TAPS))
-
-
-def spherical_head_hrtf(left_angle: float, right_angle: float, head_radius_m: float = _MEAN_RADIUS_M) -> Tensor:
-    """Return the HRTFs of two loudspeakers by a filter model of a rigid sphere, angles in degrees, left negative.
-
-    Delay after R. S. Woodworth and head shadow as a one-pole, one-zero filter, both as in C. P. Brown and R. O. Duda,
-    "A structural model for binaural sound synthesis", IEEE Trans. Speech Audio Process. 6(5), 476-488, 1998.
-
-    Shape:
-        - result: `(loudspeaker, ear, tap)`, float64, 44.1 kHz
-
-    Raises
-    ------
-    ParameterError
-        If an angle lies outside -90 to 90 degrees.
-    """
-    _check_angles(left_angle, right_angle)
-    responses = [
-        [_woodworth_response(angle - ear, head_radius_m) for ear in (-_EAR_AZIMUTH_DEG, _EAR_AZIMUTH_DEG)]
-        for angle in (left_angle, right_angle)
-    ]
-    return torch.from_numpy(np.array(responses))
-
-
-def _check_angles(*angles: float) -> None:
-    for angle in angles:
-        if not -90 <= angle <= 90:
-            raise ParameterError(f"Loudspeaker angle {angle} lies outside -90 to 90 degrees.")
 
 
 def _reflection(omega: NDArray[np.float64], delay_s: NDArray[np.float64], corner_hz: float) -> NDArray[np.complex128]:
@@ -171,20 +142,3 @@ def sphere_response(wave_number: NDArray[np.float64], cosine: NDArray[np.float64
     response = np.ones((*np.shape(cosine), len(wave_number)), complex)
     response[..., 1:] = legendre @ weights.T
     return response
-
-
-def _woodworth_response(incidence_deg: float, head_radius_m: float) -> np.ndarray:
-    """Return the impulse response at a point of the sphere, `incidence_deg` away from the source's direction."""
-    incidence = abs(np.deg2rad(incidence_deg))
-    radius_s = head_radius_m / _SPEED_OF_SOUND_M_PER_S
-    # Straight to the near side, creeping along the surface on the far side; measured from the head's centre.
-    delay_s = -radius_s * np.cos(incidence) if incidence < np.pi / 2 else radius_s * (incidence - np.pi / 2)
-    # High frequencies are doubled on the near side and shadowed on the far side (Brown and Duda, eq. 4 and 5).
-    least, least_angle = 0.1, np.deg2rad(150)
-    alpha = (1 + least / 2) + (1 - least / 2) * np.cos(incidence / least_angle * np.pi)
-    frequency = np.fft.rfftfreq(_TAPS, 1 / SAMPLE_RATE)
-    omega_radius = 2 * np.pi * frequency * radius_s / 2
-    shadow = (1 + 1j * alpha * omega_radius) / (1 + 1j * omega_radius)
-    spectrum = shadow * np.exp(-2j * np.pi * frequency * (delay_s + _LEAD_S))
-    spectrum[-1] = spectrum[-1].real  # a real response has a real value at half the sample rate
-    return np.fft.irfft(spectrum, _TAPS)

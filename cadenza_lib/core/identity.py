@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 CHAIN_VERSION = 1
-"""To be increased when the chain, HAAQI or the demo's songs and heads give other numbers than before."""
+"""To be increased when the chain, HAAQI or the twin's songs and heads give other numbers than before."""
 
 FORCE_VARIABLE = "CADENZA_FORCE"
 """Environment variable with the name of a forced run, for the code in its notebook; empty in other runs."""

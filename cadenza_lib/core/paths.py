@@ -23,10 +23,10 @@ __all__ = [
 ]
 
 DATA = Path(__file__).resolve().parents[2] / "data"
-"""The repository's data directory, which holds the demo's metadata and checkpoints."""
+"""The repository's data directory, which holds the twin's metadata and checkpoints."""
 
 NameOrPath = str
-"""The type of a notebook's parameter that is a path, or a name in its place, such as "demo"; see `runs.parameters`."""
+"""The type of a notebook's parameter that is a path, or a name in its place, such as "twin"; see `runs.parameters`."""
 
 _MAX_NAME_BYTES = 200  # of a file's name: file systems allow 255, and suffixes are added to a name
 

@@ -76,7 +76,7 @@ class Corpus:
         self.root = absolute_path(root)
         if not self.root.is_dir():
             raise CorpusError(
-                f"Corpus directory {self.root} does not exist; give the one that holds metadata/ and audio/."
+                f"Corpus directory {self.root} does not exist; give the one that holds metadata/ and audio/, or 'twin'."
             )
         self.metadata = find_path(self.root / "metadata", self.root)
         self.gains = load_gains(self.metadata_file("gains.json"))
@@ -87,7 +87,7 @@ class Corpus:
 
     @property
     def name(self) -> str:
-        """What the corpus is called in tables and settings: its directory, or "demo"."""
+        """What the corpus is called in tables and settings: its directory, or "twin"."""
         return str(self.root)
 
     @property
@@ -171,7 +171,7 @@ class Corpus:
         return self._dry_song(split.songs[scene.music])
 
     def _dry_song(self, entry: dict[str, Any]) -> Song:
-        """Return a dry song by its metadata; embedded corpora synthesise it."""
+        """Return a dry song by its metadata; the embedded corpus synthesises it."""
         return SongFolder(self.music_folder(entry))
 
     # Checking it
@@ -294,7 +294,7 @@ class Corpus:
         return self._hrtf(self.head_positions[position])
 
     def _hrtf(self, position: HeadPosition) -> Tensor:
-        """Read the HRTFs of a head position; embedded corpora compute them."""
+        """Read the HRTFs of a head position; the embedded corpus computes them."""
         return load_hrtf(self.hrtf_folder, position.mic, position.subject, position.left_angle, position.right_angle)
 
     # Simulating it
@@ -359,7 +359,7 @@ class Corpus:
         return digest(dry, self._hrtf_identity(self.head_positions[position]))
 
     def _hrtf_identity(self, position: HeadPosition) -> str:
-        """Return the identity of the HRTFs of a head position; in embedded corpora, of the head."""
+        """Return the identity of the HRTFs of a head position; in the embedded corpus, of the head."""
         return digest(*(song_file_identity(find_path(path, self.hrtf_folder)) for path in self.hrtf_files(position)))
 
 

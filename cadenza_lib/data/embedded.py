@@ -1,11 +1,11 @@
-"""The embedded corpora: synthesised songs, model heads and listeners, with no download and nothing on the disk.
+"""The twin, an embedded corpus: synthesised songs, model heads and drawn listeners, without any download.
 
-"demo" is small, with spherical heads and standard audiograms. "twin" is distributed like the challenge: the loudness
-and the balance of its songs, its heads and its listeners; `data/README.md` lists the sources of its numbers, and which
-levels were fitted. They open like any corpus in the challenge's layout: the metadata lie in `data/<name>/metadata`,
-while songs are rendered from their seeds and HRTFs are computed when they are read.
+It is distributed like the challenge: the loudness and the balance of its songs, its heads and its listeners.
+`data/README.md` lists the sources of its numbers, and which levels were fitted. It opens like any corpus in the
+challenge's layout: the metadata lie in `data/twin/metadata`, while songs are rendered from their seeds and HRTFs are
+computed when they are read.
 
-    python -m cadenza_lib.data.embedded      # writes data/<name>/metadata
+    python -m cadenza_lib.data.embedded      # writes data/twin/metadata
 """
 
 import threading
@@ -18,75 +18,57 @@ from scipy.stats import norm
 from torch import Tensor
 
 from cadenza_lib.audio.acoustics import quantise_16bit
-from cadenza_lib.audio.heads import head_hrtf, model_heads, spherical_head_hrtf
+from cadenza_lib.audio.heads import head_hrtf, model_heads
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.identity import digest
 from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.listeners import listener_entry, standard_listener_entry
+from cadenza_lib.data.listeners import listener_entry
 from cadenza_lib.data.population import AUDIOGRAM_FREQUENCIES, sample_listeners
 from cadenza_lib.data.scenes import HeadPosition, gain_grid, head_positions, sample_scene_listeners, sample_scenes
 from cadenza_lib.data.songs import Song
 from cadenza_lib.data.synthesis import render_song
 
-__all__ = ["EMBEDDED_CORPORA", "SPLITS", "EmbeddedCorpus", "embedded_metadata"]
-
-EMBEDDED_CORPORA = ("demo", "twin")
-"""Names that `open_corpus` knows."""
+__all__ = ["SPLITS", "EmbeddedCorpus", "embedded_metadata"]
 
 
 class EmbeddedSplit(NamedTuple):
-    """What a split of an embedded corpus has; seeds from 1000 are those that the checkpoints were trained on."""
+    """What a split has; seeds from 1000 are those that the checkpoints were trained on."""
 
     first_seed: int  # of its songs
     n_songs: int
     duration_s: float
-    loudness_lufs: float | None = None  # mean over the songs; None: each as loud as the synthesiser makes it
-    n_listeners: int = 0  # drawn; 0: the demo's
+    loudness_lufs: float  # mean over the songs
+    n_listeners: int
 
 
 SPLITS = {
-    "demo": {
-        "train": EmbeddedSplit(1, 6, 16.0),
-        "valid": EmbeddedSplit(7, 4, 12.0),
-        "test": EmbeddedSplit(11, 4, 12.0),
-    },
-    "twin": {  # with as many listeners as in the challenge
-        "train": EmbeddedSplit(1, 24, 16.0, -16.0, 83),
-        "valid": EmbeddedSplit(25, 30, 12.0, -22.0, 50),
-        "test": EmbeddedSplit(55, 30, 12.0, -16.0, 52),
-    },
+    "train": EmbeddedSplit(1, 24, 16.0, -16.0, 83),
+    "valid": EmbeddedSplit(25, 30, 12.0, -22.0, 50),
+    "test": EmbeddedSplit(55, 30, 12.0, -16.0, 52),
 }
-"""The splits of each corpus."""
+"""The splits by name, with as many listeners as in the challenge."""
 
-_HEAD_RADII_M = {"sphere_S": 0.0800, "sphere_M": 0.0875, "sphere_L": 0.0950}  # the demo's; the middle one is average
+_ROOT = DATA / "twin"
 _SONGS_IN_MEMORY = 32  # of up to 28 MB each; more than a split has
 _SCENES_PER_SONG = 4  # as in the challenge
 _LISTENERS_PER_SCENE = 2
 _LOUDNESS_DEVIATION_LU = 1.3  # of MUSDB18-HQ's mixtures, whose mean is -16.0 LUFS
 _BALANCE_DEVIATION_DB = 5.0  # of each stem: the loudness of real stems differs by 6 to 11 dB in a song
-_DEMO_EARS = (  # standard audiograms of the left and the right ear
-    *((name, name) for name in ("N1", "N2", "N3", "N4", "N5", "N6", "S1", "S2", "S3")),
-    ("N1", "N3"),
-    ("N4", "N2"),
-    ("S1", "S2"),
-    ("S3", "N1"),
-    ("N3", "N5"),  # like the paper's L5000: 500 to 2000 Hz near 40 dB HL on the left, 70 and above on the right
-)
-_MORE_LISTENERS = {  # of the twin's split "valid": levels of the left and the right ear
+_MORE_LISTENERS = {  # of the split "valid": levels of the left and the right ear
     "normal": ([0, 0, 0, 0, 5, 5, 10, 10], [0, 5, 0, 0, 0, 5, 5, 10]),
     "like-L5000": ([35, 35, 40, 45, 50, 60, 60, 65], [65, 70, 75, 75, 75, 80, 80, 80]),
 }
 
 
 class EmbeddedCorpus(Corpus):
-    """An embedded corpus by its name; see `Corpus` for what can be done with it."""
+    """The twin; see `Corpus` for what can be done with it."""
 
     is_embedded = True
 
-    def __init__(self, name: str = "demo") -> None:
-        super().__init__(DATA / name)
+    def __init__(self) -> None:
+        super().__init__(_ROOT)
         self._rendered: dict[int, Tensor] = {}  # by seed, so that excerpts do not render a whole song each
         self._rendering = threading.Lock()
 
@@ -99,14 +81,9 @@ class EmbeddedCorpus(Corpus):
         return _SynthesisedSong(entry, self._rendered, self._rendering)
 
     def _hrtf(self, position: HeadPosition) -> Tensor:
-        angles = position.left_angle, position.right_angle
-        if position.subject in _HEAD_RADII_M:
-            return spherical_head_hrtf(*angles, _HEAD_RADII_M[position.subject])
-        return head_hrtf(*angles, model_heads()[position.subject])
+        return head_hrtf(position.left_angle, position.right_angle, model_heads()[position.subject])
 
     def _hrtf_identity(self, position: HeadPosition) -> str:
-        if position.subject in _HEAD_RADII_M:
-            return digest(asdict(position), _HEAD_RADII_M[position.subject])
         return digest(asdict(position), asdict(model_heads()[position.subject]))
 
 
@@ -126,9 +103,10 @@ class _SynthesisedSong(Song):
 
     def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         # As if read from 16-bit files; float32 holds sums of 16-bit values exactly.
-        names = {"Loudness": "loudness_lufs", "Balance": "balance_db"}
-        mastering = {names[key]: value for key, value in self.entry.items() if key in names}  # of the twin's songs
-        song = render_song(self.entry["Seed"], self.entry["Duration"], **mastering)
+        entry = self.entry
+        song = render_song(
+            entry["Seed"], entry["Duration"], loudness_lufs=entry["Loudness"], balance_db=entry["Balance"]
+        )
         stems = quantise_16bit(song.double()).to(dtype)
         return stems, stems.sum(0)
 
@@ -143,21 +121,20 @@ class _SynthesisedSong(Song):
             return self.rendered[seed][..., start:stop].double()
 
     def identity(self) -> str:
-        return digest([self.entry.get(name) for name in ("Seed", "Duration", "Loudness", "Balance")])
+        return digest([self.entry[name] for name in ("Seed", "Duration", "Loudness", "Balance")])
 
 
-def embedded_metadata(corpus: str) -> dict[str, Any]:
-    """Return the content of `data/<corpus>/metadata` by file name."""
-    subjects, mic = (_HEAD_RADII_M, "sphere") if corpus == "demo" else (model_heads(), "model")
-    gains, positions = gain_grid(), head_positions(subjects)
+def embedded_metadata() -> dict[str, Any]:
+    """Return the content of `data/twin/metadata` by file name."""
+    gains, positions = gain_grid(), head_positions(model_heads())
     files: dict[str, Any] = {
         "gains.json": gains,
         "head_loudspeaker_positions.json": {
-            name: asdict(position) | {"mic": mic} for name, position in positions.items()
+            name: asdict(position) | {"mic": "model"} for name, position in positions.items()
         },
     }
-    for name, split in SPLITS[corpus].items():
-        songs, listeners = _songs(corpus, name, split), _listeners(name, split)
+    for name, split in SPLITS.items():
+        songs, listeners = _songs(name, split), _listeners(name, split)
         scenes = sample_scenes([song["Track Name"] for song in songs], gains, positions, _SCENES_PER_SONG)
         files[f"musdb18.{name}.json"] = songs
         files[f"scenes.{name}.json"] = {scene_id: asdict(scene) for scene_id, scene in scenes.items()}
@@ -166,31 +143,23 @@ def embedded_metadata(corpus: str) -> dict[str, Any]:
     return files
 
 
-def _songs(corpus: str, name: str, split: EmbeddedSplit) -> list[dict[str, Any]]:
+def _songs(name: str, split: EmbeddedSplit) -> list[dict[str, Any]]:
     """Return the metadata of a split's songs."""
-    titles = [
-        (f"{corpus.title()} Song {seed:02d}", seed)
-        for seed in range(split.first_seed, split.first_seed + split.n_songs)
-    ]
-    songs: list[dict[str, Any]] = [
-        {"Track Name": title, "Split": name, "Path": f"{name}/{title}", "Seed": seed, "Duration": split.duration_s}
-        for title, seed in titles
-    ]
-    if split.loudness_lufs is not None:
-        generator = np.random.default_rng(split.first_seed)
-        deviations = norm.ppf((generator.permutation(split.n_songs) + 0.5) / split.n_songs)
-        levels = split.loudness_lufs + _LOUDNESS_DEVIATION_LU * deviations
-        balances = _BALANCE_DEVIATION_DB * np.clip(generator.normal(size=(split.n_songs, len(STEMS))), -2, 2)
-        for song, level, balance in zip(songs, levels, balances, strict=True):
-            song |= {"Loudness": round(float(level), 1), "Balance": balance.round(1).tolist()}
+    generator = np.random.default_rng(split.first_seed)
+    deviations = norm.ppf((generator.permutation(split.n_songs) + 0.5) / split.n_songs)
+    levels = split.loudness_lufs + _LOUDNESS_DEVIATION_LU * deviations
+    balances = _BALANCE_DEVIATION_DB * np.clip(generator.normal(size=(split.n_songs, len(STEMS))), -2, 2)
+    songs = []
+    for seed, (level, balance) in enumerate(zip(levels, balances, strict=True), split.first_seed):
+        title = f"Twin Song {seed:02d}"
+        song: dict[str, Any] = {"Track Name": title, "Split": name, "Path": f"{name}/{title}", "Seed": seed}
+        song |= {"Duration": split.duration_s, "Loudness": round(float(level), 1), "Balance": balance.round(1).tolist()}
+        songs.append(song)
     return songs
 
 
 def _listeners(name: str, split: EmbeddedSplit) -> dict[str, dict[str, Any]]:
     """Return the listeners of a split as the challenge's files hold them."""
-    if not split.n_listeners:
-        names = {left if left == right else f"{left}-{right}": (left, right) for left, right in _DEMO_EARS}
-        return {name: standard_listener_entry(name, *ears) for name, ears in names.items()}
     more = _MORE_LISTENERS if name == "valid" else {}
     return sample_listeners(split.n_listeners, split.first_seed, prefix=name) | {
         extra: listener_entry(extra, AUDIOGRAM_FREQUENCIES, *ears) for extra, ears in more.items()
@@ -198,6 +167,5 @@ def _listeners(name: str, split: EmbeddedSplit) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for corpus_name in EMBEDDED_CORPORA:
-        for file_name, metadata in embedded_metadata(corpus_name).items():
-            write_json(DATA / corpus_name / "metadata" / file_name, metadata)
+    for file_name, metadata in embedded_metadata().items():
+        write_json(_ROOT / "metadata" / file_name, metadata)

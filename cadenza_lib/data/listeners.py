@@ -26,7 +26,7 @@ __all__ = [
     "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "PTA4_FREQUENCIES", "SEVERITY_CLASSES", "Audiogram",
     "Listener", "audiogram_identity", "audiogram_table", "better_ear_pta_db_hl", "ear_audiogram", "ear_table",
     "listener_entry", "load_listeners", "measurement_note", "parse_listener", "pure_tone_average_db_hl",
-    "severity_class", "spread_listeners", "standard_audiogram", "standard_listener_entry",
+    "severity_class", "spread_listeners", "standard_audiogram",
 ]  # fmt: skip
 
 _LOGGER = logging.getLogger(__name__)
@@ -142,12 +142,6 @@ def listener_entry(
 ) -> dict[str, Any]:
     """Return a listener as the challenge's files hold it; the inverse of `parse_listener`."""
     return dict(zip(_KEYS, (name, list(frequencies), list(left), list(right)), strict=True))
-
-
-def standard_listener_entry(name: str, left: str, right: str) -> dict[str, Any]:
-    """Return a listener with two standard audiograms as the challenge's files hold it."""
-    levels = [standard_audiogram(ear).levels.tolist() for ear in (left, right)]
-    return listener_entry(name, [float(frequency) for frequency in BISGAARD_FREQUENCIES], *levels)
 
 
 def standard_audiogram(name: str) -> Audiogram:

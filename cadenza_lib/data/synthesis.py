@@ -1,4 +1,4 @@
-"""Songs from a seed: the synthesiser behind the demo corpus.
+"""Songs from a seed: the synthesiser behind the embedded corpus.
 
 A song is planned first (tempo, swing, key, chords, form, melody) and then rendered stem by stem, so that the stems
 share one groove and one harmony. Nothing is sampled: strings are Karplus-Strong loops solved in the frequency domain,

@@ -9,12 +9,18 @@ import torch
 from torch import Tensor
 
 from cadenza_lib.audio.acoustics import hrtf_files, quantise_16bit
-from cadenza_lib.audio.heads import spherical_head_hrtf
+from cadenza_lib.audio.heads import head_hrtf
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.files import make_directory
 from cadenza_lib.data.corpus import AtEarSong
-from cadenza_lib.data.listeners import Listener, standard_audiogram, standard_listener_entry
+from cadenza_lib.data.listeners import (
+    BISGAARD_FREQUENCIES,
+    BISGAARD_THRESHOLDS_DB_HL,
+    Listener,
+    listener_entry,
+    standard_audiogram,
+)
 from cadenza_lib.data.scenes import gain_grid, head_positions, sample_scene_listeners, sample_scenes
 from cadenza_lib.data.songs import SIGNALS
 
@@ -47,9 +53,10 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
     root = make_directory(root)
     songs = {f"Tiny {seed}": _tiny_stems(duration_s, seed) for seed in (1, 2)}
     gains = dict(list(gain_grid((-6, 6)).items())[:9])
-    positions = head_positions(["sphere_M"])
+    positions = head_positions(["mean"])
     listeners = {
-        name: standard_listener_entry(name, left, right) for name, left, right in (("A", "N2", "N3"), ("B", "S1", "N1"))
+        name: listener_entry(name, BISGAARD_FREQUENCIES, *(BISGAARD_THRESHOLDS_DB_HL[ear] for ear in ears))
+        for name, ears in {"A": ("N2", "N3"), "B": ("S1", "N1")}.items()
     }
     scenes = sample_scenes(songs, gains, positions, 2)
     metadata = {
@@ -70,7 +77,7 @@ def tiny_corpus(root: Path | str, duration_s: float = 1.0) -> Path:
     for position in positions.values():
         angles = (position.left_angle, position.right_angle)
         files = hrtf_files(folder, position.mic, position.subject, *angles)
-        for path, ears in zip(files, spherical_head_hrtf(*angles), strict=True):
+        for path, ears in zip(files, head_hrtf(*angles), strict=True):
             soundfile.write(path, ears.numpy().T, SAMPLE_RATE, subtype="FLOAT")
     return root
 

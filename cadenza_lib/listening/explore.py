@@ -107,11 +107,11 @@ class Explorer(ipw.VBox):
     Parameters
     ----------
     corpus, split
-        "demo", "twin" or the path of a corpus, and the name of a split.
+        "twin" or the path of a corpus, and the name of a split.
     scene, listener
         Ids to begin with.
     systems
-        Systems to begin with, and to be offered besides the bounds and the demo's networks.
+        Systems to begin with, and to be offered besides the bounds and the networks that ship with the package.
     start_s, duration_s
         The excerpt of every song, in seconds.
     device

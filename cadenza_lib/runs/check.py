@@ -123,7 +123,7 @@ def _kernels() -> str:
 def _data(path: Path | str | None) -> str:
     """Return the splits of a corpus, after reading their metadata."""
     if path is None:
-        return "none given; the demo corpus is built in"
+        return "none given; the corpus twin is built in"
     from cadenza_lib.data.corpus import Corpus
 
     corpus = Corpus(path)

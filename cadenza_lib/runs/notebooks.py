@@ -103,7 +103,7 @@ def prepare(notebook: Path | str, parameters: Mapping[str, Any], out_dir: Path |
 
 
 def _absolute(text: str) -> str:
-    """Return a path as an absolute one; plain names such as "demo" stay, even if a directory has that name."""
+    """Return a path as an absolute one; plain names such as "twin" stay, even if a directory has that name."""
     is_path = "/" in text or os.sep in text or os.path.isfile(text)  # unlike Path.is_file, no error if it is too long
     return str(absolute_path(text)) if is_path and "://" not in text else text
 

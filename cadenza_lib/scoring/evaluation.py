@@ -71,7 +71,7 @@ _LOGGER = logging.getLogger(__name__)
 class Settings(ChainSettings):
     """What decides a score, beside the scene and the listener: the chain, and what it is applied to."""
 
-    corpus: str  # name of an embedded corpus, or the absolute path
+    corpus: str  # "twin" or the absolute path
     split: str
     system: str | tuple[str, ...]  # name or absolute path of the separator, or of several that are fused
     label: str = ""  # what tables call it, by default a name made of the rest

@@ -167,7 +167,7 @@ def candidate_of(row: Mapping[str, Any]) -> ChainSettings:
 class _Settings:
     """What all rows of a sweep have in common."""
 
-    corpus: str  # name of an embedded corpus, or the absolute path
+    corpus: str  # "twin" or the absolute path
     models: tuple[str, ...]  # names or absolute paths
     identities: tuple[str, ...]  # of their weights, see `estimates.model_identity`
 
@@ -182,7 +182,7 @@ class Sweep:
     Parameters
     ----------
     corpus
-        "demo", "twin" or the path of a corpus.
+        "twin" or the path of a corpus.
     models
         Names or checkpoints of the separators, as for `separation.load`.
     out_dir

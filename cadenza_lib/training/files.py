@@ -44,10 +44,10 @@ _MAY_CHANGE = ("max_steps", "device", "devices", "micro_batch", "workers", "chec
 class Config:
     """Everything that decides a run; the defaults are the paper's where it gives them."""
 
-    corpus: str = "demo"  # "demo", "twin", or the directory that holds metadata/ and audio/
+    corpus: str = "twin"  # "twin", or the directory that holds metadata/ and audio/
     split: str = "train"  # split to train on
     valid_split: str = "valid"  # split to validate on
-    init: str = "demo_hdemucs"  # what to start from, see `separators.load_network`
+    init: str = "twin_hdemucs"  # what to start from, see `separators.load_network`
     targets: tuple[str, ...] = ("stems",)  # see `targets.TARGETS`
     target_weights: tuple[float, ...] | None = None  # one for each target; None: all 1
     per_stem: bool = True  # compare each stem on its own, as the paper does, or their sum

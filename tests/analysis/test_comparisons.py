@@ -108,7 +108,7 @@ def test_evaluations_are_read_with_their_labels_and_splits(tmp_path):
     for name, label in (("a", "Official-USTC"), ("b", "")):
         folder = tmp_path / name
         folder.mkdir()
-        settings = {"corpus": "demo", "split": "valid", "system": ["x/best.safetensors", "oracle"], "label": label}
+        settings = {"corpus": "twin", "split": "valid", "system": ["x/best.safetensors", "oracle"], "label": label}
         (folder / "settings.json").write_text(json.dumps(settings))
         (folder / "scores.csv").write_text(header + "scene_1,song,L1,0.5,0.7,0.6\n")
     scores = comparisons.system_scores([tmp_path / "a", tmp_path / "b"])
@@ -124,14 +124,14 @@ def test_a_training_target_is_judged_by_its_mean_over_seeds(tmp_path):
     gains = {"start": 0.0, "haaqi-0": 0.01, "haaqi-1": 0.03, "stems-0": -0.02}
     folders = []
     for name, gain in gains.items():
-        system, folder = "demo_hdemucs", tmp_path / "scores" / name
+        system, folder = "twin_hdemucs", tmp_path / "scores" / name
         folder.mkdir(parents=True)
         if name != "start":
             run = tmp_path / name
             run.mkdir()
             write_json(run / "config.json", asdict(Config(targets=(name[:-2],), seed=int(name[-1]))))
             system = str(run / "last.safetensors")
-        write_json(folder / "settings.json", asdict(Settings("demo", "test", system)))
+        write_json(folder / "settings.json", asdict(Settings("twin", "test", system)))
         rows = [(*pair, 0.5 + gain + 0.1 * index) for index, pair in enumerate(pairs)]
         table = pd.DataFrame(rows, columns=["scene", "listener", "score"])
         table.assign(song="x", left_score=table["score"], right_score=table["score"]).to_csv(folder / "scores.csv")

@@ -48,9 +48,9 @@ def write_scores(
 @pytest.mark.parametrize(
     ("settings", "label"),
     [
-        (Settings("demo", "valid", "oracle"), "oracle"),
-        (Settings("demo", "valid", "/models/fine_tuned.safetensors", mixture_weight=0.15), "fine_tuned, w = 0.15"),
-        (Settings("demo", "valid", "mixture", output_level_db=-12, output_stage="none"), "mixture, -12 dB, no clip"),
+        (Settings("twin", "valid", "oracle"), "oracle"),
+        (Settings("twin", "valid", "/models/fine_tuned.safetensors", mixture_weight=0.15), "fine_tuned, w = 0.15"),
+        (Settings("twin", "valid", "mixture", output_level_db=-12, output_stage="none"), "mixture, -12 dB, no clip"),
     ],
 )
 def test_label_tells_the_system_and_what_is_not_official(settings: Settings, label: str) -> None:
@@ -61,8 +61,8 @@ def test_label_tells_the_system_and_what_is_not_official(settings: Settings, lab
 
 
 def test_tidy_table_has_one_row_per_system_scene_listener_and_ear(tmp_path: Path) -> None:
-    oracle = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
-    mixture = write_scores(tmp_path / "b", settings=Settings("demo", "valid", "mixture"))
+    oracle = write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))
+    mixture = write_scores(tmp_path / "b", settings=Settings("twin", "valid", "mixture"))
     gains_db = {scene: {"vocals": 6, "drums": 0, "bass": -3, "other": 0} for scene in ("scene_10001", "scene_10002")}
     table = tidy_table([oracle, mixture], LISTENERS, gains_db)
     assert list(table) == [
@@ -79,7 +79,7 @@ def test_tidy_table_has_one_row_per_system_scene_listener_and_ear(tmp_path: Path
 
 
 def test_tidy_table_puts_each_score_beside_its_own_ear(tmp_path: Path) -> None:
-    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))], LISTENERS)
+    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))], LISTENERS)
     rows = table.set_index(["scene", "listener", "ear"])
     left, right = rows.loc[("scene_10001", "A", "left")], rows.loc[("scene_10001", "A", "right")]
     assert (left["haaqi"], left["clipped_share"], left["pta_db_hl"]) == (0.9, 0.0, 31.25)  # N2
@@ -115,7 +115,7 @@ def to_4_and_2_khz() -> dict[str, Listener]:
 
 
 def test_scores_of_ears_without_a_pure_tone_average_are_counted_and_left_out_of_what_needs_one(tmp_path: Path) -> None:
-    folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
+    folder = write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))
     table = tidy_table([folder], to_4_and_2_khz())
     assert tables.describe(table).endswith("6 scores of ears, 2 of them of ears without a pure-tone average.")
     correlation = correlation_table(table, "pta_db_hl").iloc[0]
@@ -193,7 +193,7 @@ def test_unknown_listener_is_named(tmp_path: Path) -> None:
 
 
 def test_scores_given_twice_are_an_error(tmp_path: Path) -> None:
-    folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
+    folder = write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))
     with pytest.raises(ParameterError, match="Scores called 'oracle' were given twice"):
         tidy_table([folder, folder / "scores.csv"], LISTENERS)
 
@@ -202,8 +202,8 @@ def test_scores_given_twice_are_an_error(tmp_path: Path) -> None:
 
 
 def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
-    first = write_scores(tmp_path / "z", settings=Settings("demo", "valid", "oracle"))
-    second = write_scores(tmp_path / "a", [ROWS[1]], Settings("demo", "valid", "mixture"))
+    first = write_scores(tmp_path / "z", settings=Settings("twin", "valid", "oracle"))
+    second = write_scores(tmp_path / "a", [ROWS[1]], Settings("twin", "valid", "mixture"))
     summary = summary_table(tidy_table([first, second], LISTENERS))
     assert list(summary) == [
         "system",
@@ -225,7 +225,7 @@ def test_summary_mean_is_the_official_mean_over_pairs(tmp_path: Path) -> None:
 
 
 def test_scores_of_silence_are_told(tmp_path: Path) -> None:
-    table = tidy_table([write_scores(tmp_path / "a", ROWS, Settings("demo", "valid", "oracle"))], LISTENERS)
+    table = tidy_table([write_scores(tmp_path / "a", ROWS, Settings("twin", "valid", "oracle"))], LISTENERS)
     assert "silent" not in tables.describe(table)
     table.loc[0, "loudness_lufs"] = -np.inf
     assert tables.describe(table).endswith(" scores of ears, 1 of them of a silent signal.")
@@ -233,7 +233,7 @@ def test_scores_of_silence_are_told(tmp_path: Path) -> None:
 
 def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_path: Path) -> None:
     rows = [ROWS[0], (*ROWS[1][:3], np.nan, np.nan, np.nan, *ROWS[1][6:])]
-    table = tidy_table([write_scores(tmp_path / "a", rows, Settings("demo", "valid", "oracle"))], LISTENERS)
+    table = tidy_table([write_scores(tmp_path / "a", rows, Settings("twin", "valid", "oracle"))], LISTENERS)
     assert len(table) == 4
     said = tables.describe(table)
     assert said == "1 system, 2 listeners, 1 song, 1 scene, 4 scores of ears, 2 of them missing and left out."
@@ -248,7 +248,7 @@ def test_missing_scores_stay_in_the_table_are_counted_and_left_out_of_means(tmp_
 def test_frequencies_that_were_not_measured_in_a_listener_are_missing(tmp_path: Path) -> None:
     few = Audiogram(levels=np.array([20.0, 30.0, 40.0]), frequencies=np.array([500.0, 1000.0, 4000.0]))
     listeners = {**LISTENERS, "B": Listener(few, few, id="B")}
-    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))], listeners)
+    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))], listeners)
     b = table[table["listener"] == "B"].iloc[0]
     assert b[["threshold_500_hz_db_hl", "threshold_4000_hz_db_hl"]].tolist() == [20, 40]
     assert np.isnan(b["threshold_2000_hz_db_hl"])
@@ -257,7 +257,7 @@ def test_frequencies_that_were_not_measured_in_a_listener_are_missing(tmp_path: 
 
 
 def test_the_paper_s_listener_is_featured_or_the_most_asymmetric_one(tmp_path: Path) -> None:
-    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))], LISTENERS)
+    table = tidy_table([write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))], LISTENERS)
     name, sentence = tables.featured_listener(table)
     assert name == "A"  # N2 and N3 differ by 15 dB, S1 and N1 by 6.25 dB
     assert sentence == (
@@ -275,7 +275,7 @@ def test_gain_table_averages_the_scenes_with_a_gain(tmp_path: Path) -> None:
         "scene_10001": {"vocals": 6, "drums": 0, "bass": -3, "other": 0},
         "scene_10002": {"vocals": -6, "drums": 0, "bass": 3, "other": 0},
     }
-    folder = write_scores(tmp_path / "a", settings=Settings("demo", "valid", "oracle"))
+    folder = write_scores(tmp_path / "a", settings=Settings("twin", "valid", "oracle"))
     gains = tables.gain_table(tidy_table([folder], LISTENERS, gains_db)).set_index(["stem", "gain_db"])
     assert gains.loc[("vocals", 6), "haaqi"] == pytest.approx((0.9 + 0.7 + 0.6 + 0.5) / 4)
     assert gains.loc[("vocals", -6), "haaqi"] == pytest.approx(0.3)
@@ -286,8 +286,8 @@ def test_gain_table_averages_the_scenes_with_a_gain(tmp_path: Path) -> None:
 
 
 def test_listeners_come_from_the_corpus_or_from_a_file(tmp_path: Path) -> None:
-    people, gains_db = tables.listeners_and_gains_db("demo", "valid")
-    assert "N3-N5" in people
+    people, gains_db = tables.listeners_and_gains_db("twin", "valid")
+    assert "like-L5000" in people
     assert set(gains_db["scene_10001"]) == {"vocals", "drums", "bass", "other"}
     entry = {"name": "X", "audiogram_cfs": [500, 4000], "audiogram_levels_l": [1, 2], "audiogram_levels_r": [3, 4]}
     write_json(tmp_path / "listeners.json", {"X": entry})

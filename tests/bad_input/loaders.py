@@ -153,7 +153,7 @@ def _write_scores(out: Path, pairs: Any, split: Any) -> Path:
 def _write_evaluation(folder: Path) -> Path:
     corpus = Corpus(tiny_corpus(folder / "corpus", 0.1))
     split = corpus.split("train")
-    claim(folder / "settings.json", evaluation.Settings("demo", "train", ("a", "b"), model_weights=(0.5, 0.5)))
+    claim(folder / "settings.json", evaluation.Settings("twin", "train", ("a", "b"), model_weights=(0.5, 0.5)))
     return _write_scores(folder, choose_pairs(split.scene_listeners), split)
 
 

@@ -66,7 +66,7 @@ REAL = st.sampled_from([float(number) for number in NUMBERS if abs(number) < 10*
 TEXT = st.sampled_from((*(name for name in NAMES if name != "\ud800"), "stems", "amplified", "32-true", "train"))
 _STRATEGIES = {int: WHOLE, float: REAL, str: TEXT, bool: st.booleans()}
 
-CORPUS = open_corpus("demo")
+CORPUS = open_corpus("twin")
 SPLIT = CORPUS.split("valid")
 SONG = tiny_song(0.5)
 LISTENER = Listener(standard_audiogram("N2"), standard_audiogram("N3"), id="x")

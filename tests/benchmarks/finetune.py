@@ -1,6 +1,6 @@
 """How close our training loop comes to a bare one, and what simulating segments costs.
 
-    python tests/benchmarks/finetune.py                                     # the demo's network on the CPU
+    python tests/benchmarks/finetune.py                                     # a network like the twin's on the CPU
     python tests/benchmarks/finetune.py --device cuda --channels 48 --precision bf16-mixed --segment-s 8 --batch 8
 
 The bare loop makes forward, L1, backward and Adam's step on one batch that is already in memory; ours draws, simulates
@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="32-true")
-    parser.add_argument("--channels", type=int, default=8, help="of Hybrid Demucs: 8 is the demo's, 48 the paper's")
+    parser.add_argument("--channels", type=int, default=8, help="of Hybrid Demucs: 8 is the twin's, 48 the paper's")
     parser.add_argument("--segment-s", type=float, default=3.0)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--steps", type=int, default=5, help="in a block")

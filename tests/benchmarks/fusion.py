@@ -36,7 +36,7 @@ from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.scoring.bases import PairBases, SceneBases
 from cadenza_lib.separation import separators
 
-MODELS = ("demo_hdemucs", "demo_openunmix", "mixture")
+MODELS = ("twin_hdemucs", "demo_openunmix", "mixture")
 STEPS, EXCERPT_S = 10, 3.0  # as `04_fusion_sweep` has for each listener
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of music")
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    corpus = open_corpus("demo")
+    corpus = open_corpus("twin")
     split = corpus.split("valid")
     pair = choose_pairs(split.scene_listeners)[0]
     scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]

@@ -5,7 +5,7 @@
 
 `pairs`: an evaluation whose enhancement and HAAQI are stubs, so that reading songs of half a second, writing FLAC files
 and rows, and the book-keeping are left. `points`: `cadenza run STUDY --dry-run` of as many evaluations. `minutes`: one
-song, separated by the demo's network, enhanced and scored in full. Each runs in a process of its own, whose peak memory
+song, separated by the twin's network, enhanced and scored in full. Each runs in a process of its own, whose peak memory
 is read at its end; what the imports alone take is in the first row.
 """
 
@@ -123,9 +123,9 @@ def minutes(folder: Path, amount: float) -> float:
     write_song(folder / "corpus", amount, 1)
     corpus = Corpus(folder / "corpus")
     chosen = choose_pairs(corpus.split("train").scene_listeners)
-    settings = Settings(str(corpus.root), "train", "demo_hdemucs")
+    settings = Settings(str(corpus.root), "train", "twin_hdemucs")
     started = time.perf_counter()
-    evaluate(corpus, separators.load("demo_hdemucs", "cpu"), settings, chosen, folder / "out", progress=False)
+    evaluate(corpus, separators.load("twin_hdemucs", "cpu"), settings, chosen, folder / "out", progress=False)
     return time.perf_counter() - started
 
 

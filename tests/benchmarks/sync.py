@@ -3,7 +3,7 @@
     python tests/benchmarks/sync.py [FOLDER]      # on the disk of FOLDER, by default that of the current directory
 
 `200 small files`: settings of a few bytes; `one of 100 MB`: as a training state; `03_evaluate`: the notebook on two
-pairs of the demo with its network, and what its kernel waits for.
+pairs of the twin with its network, and what its kernel waits for.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from cadenza_lib.listening import stages
 from cadenza_lib.listening.explore import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.scoring.pairs import score
 
-SCENE, LISTENER, SYSTEM = "scene_10004", "N3-N5", "demo_hdemucs"
+SCENE, LISTENER, SYSTEM = "scene_10004", "like-L5000", "twin_hdemucs"
 START_S, DURATION_S = 2.0, 2.0
 WIDTHS = (1280, 1920)
 
@@ -69,7 +69,7 @@ def wait_for_pta(watched: Watched, ear: str, text: str) -> None:
 
 def expected_haaqi(gains_db: tuple[float, ...], listener: Listener) -> tuple[float, float]:
     """Return what enhancing and evaluating the excerpt gives, by the functions that write `scores.csv`."""
-    corpus = open_corpus("demo")
+    corpus = open_corpus("twin")
     excerpt = stages.load_excerpt(corpus, "valid", SCENE, [SYSTEM], START_S, DURATION_S, "cpu")
     gains = torch.tensor(gains_db, dtype=torch.float64)
     chain = ChainSettings(mixture_weight=MIXTURE_WEIGHT)  # where the control begins
@@ -87,7 +87,7 @@ def photograph(watched: Watched, name: str) -> None:
 def test_knobs_change_what_is_heard_shown_and_scored(tour: Tour) -> None:
     watched = tour.watched
     page = watched.page
-    corpus = open_corpus("demo")
+    corpus = open_corpus("twin")
     split = corpus.split("valid")
     gains_db = corpus.gains_db(split.scenes[SCENE]).tolist()
     before = {ear: number(watched, ear, "haaqi") for ear in ("left", "right")}

@@ -389,7 +389,7 @@ def test_forced_run_computes_everything_again_once(
 
 def test_run_of_a_notebook_is_finished_until_its_corpus_or_network_changes(kept: Path, tmp_path: Path) -> None:
     inputs = shutil.copytree(kept / "inputs", tmp_path / "inputs")
-    parameters = 'corpus: NameOrPath = "demo"  # what\nsystem: NameOrPath = ""  # which\nout_dir: str = "."  # where'
+    parameters = 'corpus: NameOrPath = "twin"  # what\nsystem: NameOrPath = ""  # which\nout_dir: str = "."  # where'
     cell = "from pathlib import Path\nwith Path(out_dir, 'count.txt').open('a') as file:\n    file.write('x')"
     notebook = write_notebook(tmp_path / "notebook.ipynb", parameters, cell)
 

@@ -116,7 +116,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         _shorten,
         r"Tiny 2 lasts 0\.363 s, one of 1 songs of split 'train' that last less than the 0\.[45] s",
     ),
-    "no HRTFs": (lambda root: shutil.rmtree(root / "audio/hrtf"), r"BTE_fr-sphere_M-n\S+\.wav does not exist"),
+    "no HRTFs": (lambda root: shutil.rmtree(root / "audio/hrtf"), r"BTE_fr-mean-n\S+\.wav does not exist"),
 }
 
 

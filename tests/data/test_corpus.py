@@ -328,8 +328,8 @@ def one_ear(samples: np.ndarray) -> np.ndarray:
 
 WHOLE_SONG = tuple(f"{SONG}/{name}.wav" for name in SIGNALS)
 BASS = (f"{SONG}/bass.wav",)
-HRTF = ("audio/hrtf/BTE_fr-sphere_M-n30.0.wav",)
-HRTFS = tuple(f"audio/hrtf/BTE_fr-sphere_M-{side}{angle}.wav" for side in "np" for angle in (22.5, 30.0, 37.5))
+HRTF = ("audio/hrtf/BTE_fr-mean-n30.0.wav",)
+HRTFS = tuple(f"audio/hrtf/BTE_fr-mean-{side}{angle}.wav" for side in "np" for angle in (22.5, 30.0, 37.5))
 SCENE = "scene_10001"
 
 BAD_METADATA: dict[str, tuple[Damage, str]] = {
@@ -373,8 +373,8 @@ BAD_METADATA: dict[str, tuple[Damage, str]] = {
     ),
     "gain too large": (edit("gains.json", "gain_0001", bass=61), r"has 61 for bass; .* from -60 to 60 dB"),
     "position without angle": (
-        assign("head_loudspeaker_positions.json", "hlp_0001", {"subject": "sphere_M"}),
-        r"head_loudspeaker_positions\.json: hlp_0001 is \{'subject': 'sphere_M'\}",
+        assign("head_loudspeaker_positions.json", "hlp_0001", {"subject": "mean"}),
+        r"head_loudspeaker_positions\.json: hlp_0001 is \{'subject': 'mean'\}",
     ),
     "angle of text": (
         edit("head_loudspeaker_positions.json", "hlp_0001", left_angle="-30"),
@@ -442,7 +442,7 @@ BAD_AUDIO: dict[str, tuple[Damage, str]] = {
     "no stem": (delete(*BASS), r"bass\.wav does not exist"),
     "no mixture": (delete(f"{SONG}/mixture.wav"), r"mixture\.wav does not exist"),
     "no song": (lambda root: shutil.rmtree(root / SONG), r"Tiny 1/vocals\.wav does not exist"),
-    "no HRTFs": (lambda root: shutil.rmtree(root / "audio/hrtf"), r"hrtf/BTE_fr-sphere_M-n\S+\.wav does not exist"),
+    "no HRTFs": (lambda root: shutil.rmtree(root / "audio/hrtf"), r"hrtf/BTE_fr-mean-n\S+\.wav does not exist"),
     "garbage": (write(*BASS, b"this is not audio" * 50), r"bass\.wav cannot be read as audio"),
     "no bytes": (write(*BASS, b""), r"bass\.wav cannot be read as audio"),
     "half a header": (truncate(*BASS, 20), r"bass\.wav cannot be read as audio"),
@@ -475,15 +475,15 @@ BAD_AUDIO: dict[str, tuple[Damage, str]] = {
     ),
     "mono HRTF": (
         rewrite(HRTFS, lambda samples: samples[:, :1]),
-        r"BTE_fr-sphere_M-\S+\.wav has 1 channel\(s\), not 2",
+        r"BTE_fr-mean-\S+\.wav has 1 channel\(s\), not 2",
     ),
     "HRTF of another rate": (
         rewrite(HRTFS, lambda samples: samples, 48000),
-        r"BTE_fr-sphere_M-\S+\.wav has a sample rate of 48000 Hz, not 44100",
+        r"BTE_fr-mean-\S+\.wav has a sample rate of 48000 Hz, not 44100",
     ),
     "HRTFs of unequal length": (
         rewrite(HRTFS[:3], lambda samples: samples[:-1]),
-        r"BTE_fr-sphere_M-n\S+\.wav has \d+ taps but BTE_fr-sphere_M-p",
+        r"BTE_fr-mean-n\S+\.wav has \d+ taps but BTE_fr-mean-p",
     ),
 }
 

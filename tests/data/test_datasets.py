@@ -85,7 +85,7 @@ def edit(name: str, change: Callable[[object], None]) -> Callable[[Path], None]:
     return damage
 
 
-HRTF = "audio/hrtf/BTE_fr-sphere_M-n30.0.wav"
+HRTF = "audio/hrtf/BTE_fr-mean-n30.0.wav"
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "no sound": (
         lambda root: (root / SONG / "bass.wav").write_bytes(b"not a sound") and None,

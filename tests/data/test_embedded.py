@@ -1,4 +1,4 @@
-"""The embedded corpora: what their metadata promise, and that the twin is distributed like the challenge."""
+"""The twin: what its metadata promise, and that it is distributed like the challenge."""
 
 import json
 
@@ -11,13 +11,12 @@ from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import AtEarSong, Corpus
-from cadenza_lib.data.embedded import EMBEDDED_CORPORA, SPLITS, embedded_metadata
+from cadenza_lib.data.embedded import SPLITS, embedded_metadata
 from cadenza_lib.data.listeners import (
     audiogram_table,
     ear_table,
     load_listeners,
     parse_listener,
-    pure_tone_average_db_hl,
 )
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.population import sample_listeners
@@ -26,33 +25,31 @@ from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation import separators
 
-CHECKPOINT = DATA / "demo_hdemucs.safetensors"
+SEPARATORS = ("demo_hdemucs", "demo_openunmix", "twin_hdemucs")
 
 
-@pytest.mark.parametrize("name", EMBEDDED_CORPORA)
-def test_the_committed_metadata_are_those_the_code_makes(name):
-    expected = json.loads(json.dumps(embedded_metadata(name)))  # tuples become lists
-    committed = {path.name: json.loads(path.read_text()) for path in (DATA / name / "metadata").glob("*.json")}
+def test_the_committed_metadata_are_those_the_code_makes():
+    expected = json.loads(json.dumps(embedded_metadata()))  # tuples become lists
+    committed = {path.name: json.loads(path.read_text()) for path in (DATA / "twin/metadata").glob("*.json")}
     assert committed == expected
 
 
-@pytest.mark.parametrize(("name", "count"), [("demo", 14), ("twin", 84)])
-def test_the_splits_share_no_song_and_no_seed_of_the_checkpoints(name, count):
-    corpus = open_corpus(name)
+def test_the_splits_share_no_song_and_no_seed_of_the_checkpoints():
+    corpus = open_corpus("twin")
     seeds = [song["Seed"] for split in corpus.splits for song in corpus.split(split).songs.values()]
-    card = json.loads(CHECKPOINT.with_suffix(".json").read_text())
     assert corpus.splits == ["test", "train", "valid"]
-    assert len(seeds) == len(set(seeds)) == count
-    assert "seeds 1000 to" in card["trained_on"]
+    assert len(seeds) == len(set(seeds)) == 84
     assert max(seeds) < 1000
+    for name in SEPARATORS:
+        card = json.loads((DATA / f"{name}.json").read_text())
+        assert "seeds 1000 to" in card["trained_on"]
 
 
-@pytest.mark.parametrize(("name", "title"), [("demo", "Demo Song 07"), ("twin", "Twin Song 25")])
-def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time(name, title):
-    corpus = open_corpus(name)
+def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time():
+    corpus = open_corpus("twin")
     split = corpus.split("valid")
-    stems, mixture = corpus.song(split, title)
-    again, _ = open_corpus(name).song(split, title)
+    stems, mixture = corpus.song(split, "Twin Song 25")
+    again, _ = open_corpus("twin").song(split, "Twin Song 25")
     assert torch.equal(stems, again)
     assert torch.equal(stems.sum(0), mixture)
     durations = [song["Duration"] for part in corpus.splits for song in corpus.split(part).songs.values()]
@@ -60,38 +57,27 @@ def test_songs_last_12_to_20_seconds_and_are_rendered_alike_each_time(name, titl
     assert stems.shape == (4, 2, 12 * 44100)
 
 
-@pytest.mark.parametrize(("name", "subjects"), [("demo", 3), ("twin", 16)])
-def test_a_corpus_has_the_challenges_gains_and_head_positions(name, subjects):
-    corpus = open_corpus(name)
+def test_the_twin_has_the_challenges_gains_and_head_positions():
+    corpus = open_corpus("twin")
     assert corpus.gains == gain_grid()
     positions = corpus.head_positions.values()
     assert len({(position.left_angle, position.right_angle) for position in positions}) == 9
-    assert len({position.subject for position in positions}) == subjects
+    assert len({position.subject for position in positions}) == 16
     assert corpus.hrtf("hlp_0001").shape[:2] == (2, 2)
     assert not torch.equal(corpus.hrtf("hlp_0001"), corpus.hrtf("hlp_0010"))  # another person, the same angles
 
 
-@pytest.mark.parametrize("name", EMBEDDED_CORPORA)
-def test_a_corpus_simulates_at_ear_songs(name):
-    corpus = open_corpus(name)
+def test_the_twin_simulates_at_ear_songs():
+    corpus = open_corpus("twin")
     split = corpus.split("valid")
     song = corpus.at_ear_song(split, split.scenes["scene_10001"])
     assert song.stems.shape == (4, *song.mixture.shape)
     assert not torch.allclose(song.stems.sum(0), song.mixture, atol=1e-3)  # each was matched to its own loudness
 
 
-def test_a_listener_of_the_demo_is_like_the_papers_l5000():
-    listeners = open_corpus("demo").split("valid").listeners
-    assert len(listeners) >= 12
-    ears = listeners["N3-N5"]
-    low = [pure_tone_average_db_hl(ear, (500, 1000, 2000)) for ear in (ears.audiogram_left, ears.audiogram_right)]
-    assert low[0] == pytest.approx(40, abs=3)
-    assert low[1] > 70
-
-
 def test_the_songs_of_a_split_have_its_mean_loudness_the_spread_of_musdb18_hq_and_uneven_stems():
     corpus = open_corpus("twin")
-    for name, expected in SPLITS["twin"].items():
+    for name, expected in SPLITS.items():
         levels = [song["Loudness"] for song in corpus.split(name).songs.values()]
         assert np.mean(levels) == pytest.approx(expected.loudness_lufs, abs=0.05)
         assert np.std(levels) == pytest.approx(1.3, abs=0.1)
@@ -121,7 +107,7 @@ def test_each_split_has_its_own_listeners_with_the_challenges_shares_of_hearing_
         np.testing.assert_allclose(shares, [0.11, 0.37, 0.34, 0.18], atol=0.015)
         assert better.min() >= 25
         audiograms |= {tuple(np.r_[one.audiogram_left.levels, one.audiogram_right.levels]) for one in people.values()}
-    assert len(audiograms) == sum(split.n_listeners for split in SPLITS["twin"].values())
+    assert len(audiograms) == sum(split.n_listeners for split in SPLITS.values())
 
 
 def test_drawn_audiograms_are_distributed_like_real_ones(cadenza_mini):
@@ -151,10 +137,11 @@ def test_a_tiny_corpus_opens_like_the_challenges(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
-    corpus, separator = open_corpus("demo"), separators.load("demo_hdemucs", "cpu")
+@pytest.mark.parametrize("name", SEPARATORS)
+def test_a_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs(name):
+    corpus, separator = open_corpus("twin"), separators.load(name, "cpu")
     split, improvement = corpus.split("test"), []
-    for song in split.songs:
+    for song in list(split.songs)[::8]:
         stems, mixture = corpus.song(split, song)
         estimate = separator(AtEarSong(song, stems, mixture))
         improvement.append(si_sdr_db(estimate, stems) - si_sdr_db(mixture.expand_as(stems), stems))
@@ -162,12 +149,12 @@ def test_the_demo_separator_beats_the_mixture_by_8_db_on_held_out_dry_songs():
 
 
 @pytest.mark.slow
-def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perfect_stems():
-    corpus = open_corpus("demo")
+def test_without_the_clip_the_twins_separator_lies_between_no_processing_and_perfect_stems():
+    corpus = open_corpus("twin")
     split = corpus.split("valid")
-    listener = split.listeners["N2"]
-    mean = dict.fromkeys(("mixture", "demo_hdemucs", "oracle"), 0.0)
-    scenes = list(split.scenes)[::8]  # of two songs
+    listener = split.listeners["valid01"]
+    mean = dict.fromkeys(("mixture", "twin_hdemucs", "oracle"), 0.0)
+    scenes = list(split.scenes)[:16:8]  # of two songs
     for scene_id in scenes:
         song, gains_db = corpus.at_ear_song(split, split.scenes[scene_id]), corpus.gains_db(split.scenes[scene_id])
         for system in mean:
@@ -176,8 +163,8 @@ def test_without_the_clip_the_demo_separator_lies_between_no_processing_and_perf
             )
             reference = reference_remix(song, gains_db)
             mean[system] += score(output, reference, listener, scene_id).mean / len(scenes)
-    assert mean["mixture"] + 0.02 < mean["demo_hdemucs"] < mean["oracle"] - 0.1
+    assert mean["mixture"] + 0.02 < mean["twin_hdemucs"] < mean["oracle"] - 0.1
 
 
-def test_the_demo_checkpoint_is_small():
-    assert CHECKPOINT.stat().st_size < 6e6
+def test_the_checkpoints_are_small():
+    assert max((DATA / f"{name}.safetensors").stat().st_size for name in SEPARATORS) < 6e6

@@ -1,4 +1,4 @@
-"""The synthesiser of the demo corpus makes repeatable, lively and mastered songs."""
+"""The synthesiser of the twin makes repeatable, lively and mastered songs."""
 
 from functools import cache
 

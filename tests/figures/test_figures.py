@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from cadenza_lib import figures
 from cadenza_lib.audio.acoustics import hrtf_table
-from cadenza_lib.audio.heads import spherical_head_hrtf
+from cadenza_lib.audio.heads import head_hrtf
 from cadenza_lib.data.listeners import Listener, audiogram_table, ear_table, standard_audiogram
 from cadenza_lib.data.tiny import tiny_listener
 from cadenza_lib.figures.common import EAR_STYLE
@@ -47,10 +47,10 @@ def test_ears_without_a_pure_tone_average_are_counted_in_the_title(axes: Axes) -
 
 
 def test_audiogram_axes_have_units_and_hearing_loss_runs_downwards(axes: Axes) -> None:
-    assert figures.audiograms(audiogram_table(listeners()), axes, "Demo") is axes
+    assert figures.audiograms(audiogram_table(listeners()), axes, "Listeners") is axes
     assert axes.get_xlabel() == "Frequency (Hz)"
     assert axes.get_ylabel() == "Hearing threshold (dB HL)"
-    assert axes.get_title() == "Demo (n = 3)"
+    assert axes.get_title() == "Listeners (n = 3)"
     assert axes.yaxis_inverted()
     assert not axes.xaxis_inverted()
 
@@ -129,7 +129,7 @@ def test_regression_line_is_drawn_from_three_listeners_on(axes: Axes) -> None:
 
 
 def test_hrtf_figure_has_units_and_dashes_the_far_loudspeaker(axes: Axes) -> None:
-    assert figures.hrtf_magnitude(hrtf_table(spherical_head_hrtf(-30.0, 30.0)), axes) is axes
+    assert figures.hrtf_magnitude(hrtf_table(head_hrtf(-30.0, 30.0)), axes) is axes
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("Frequency (Hz)", "Magnitude (dB)")
     assert axes.get_xscale() == "log"
     looks = {line.get_label(): (line.get_linestyle(), colors.to_rgba(line.get_color())) for line in axes.get_lines()}
@@ -174,7 +174,7 @@ def test_style_holds_inside_the_context_and_leaves_no_trace() -> None:
 def test_figures_outside_the_style_leave_the_settings_alone(axes: Axes) -> None:
     before = mpl.rcParams.copy()
     figures.haaqi_against_pta(scores(), axes)
-    figures.hrtf_magnitude(hrtf_table(spherical_head_hrtf(-30.0, 30.0)), axes)
+    figures.hrtf_magnitude(hrtf_table(head_hrtf(-30.0, 30.0)), axes)
     assert mpl.rcParams == before
 
 

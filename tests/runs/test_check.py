@@ -72,7 +72,7 @@ def test_corpus_of_the_environment_is_checked(
 
 
 def test_no_corpus_is_no_failure() -> None:
-    assert check._data(None) == "none given; the demo corpus is built in"
+    assert check._data(None) == "none given; the corpus twin is built in"
 
 
 def test_check_does_not_import_torchaudio() -> None:

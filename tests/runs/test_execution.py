@@ -119,7 +119,7 @@ steps:
 
 
 def test_label_stays_though_it_looks_like_a_path(write_study: Callable[[str], Path], tmp_path: Path) -> None:
-    label = "{w/o} separation / {points} / ./demo"
+    label = "{w/o} separation / {points} / ./twin"
     path = write_study(f"""
 steps:
   - {{name: points, notebook: point.ipynb, parameters: {{label: "{label}"}}}}

@@ -206,7 +206,7 @@ def test_run_cannot_overwrite_its_notebook(notebook: Path) -> None:
 
 def test_names_stay_and_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "demo").mkdir()
+    (tmp_path / "twin").mkdir()
     (tmp_path / "scores.csv").write_text("")
     parameters = """
 one: NameOrPath = ""  # a path
@@ -217,11 +217,11 @@ labels: list[str] = []  # texts
 out_dir: str = "."  # where results go
 """
     notebook = write_notebook(tmp_path / "notebooks/n.ipynb", parameters)
-    values = ["demo", "oracle", "./demo", "scores.csv", "hf://model/x", "", "new/cache", "ü" * 5000]
+    values = ["twin", "oracle", "./twin", "scores.csv", "hf://model/x", "", "new/cache", "ü" * 5000]
     paths = [
-        "demo",
+        "twin",
         "oracle",
-        f"{tmp_path}/demo",
+        f"{tmp_path}/twin",
         f"{tmp_path}/scores.csv",
         "hf://model/x",
         "",
@@ -231,7 +231,7 @@ out_dir: str = "."  # where results go
     given = {"some": values, "named": {"w/o clip": values}, "label": "scores.csv", "labels": ["w/o separation"]}
     run = notebooks.prepare(notebook, given, tmp_path / "out")
     assert run.given == {**given, "some": paths, "named": {"w/o clip": paths}}
-    assert list(run.inputs) == [str(DATA / "demo"), f"{tmp_path}/scores.csv"]
+    assert list(run.inputs) == [str(DATA / "twin"), f"{tmp_path}/scores.csv"]
     assert [notebooks.prepare(notebook, {"one": text}, "out").given["one"] for text in values] == paths
 
 

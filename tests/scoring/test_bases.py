@@ -29,10 +29,10 @@ CANDIDATES = {
 }
 
 
-@pytest.fixture(scope="module", params=["demo", "cadenza_mini"])
+@pytest.fixture(scope="module", params=["twin", "cadenza_mini"])
 def case(request):
     """Return two seconds of a scene, three separations of them, its gains, and who listens."""
-    corpus = open_corpus("demo" if request.param == "demo" else request.getfixturevalue("cadenza_mini"))
+    corpus = open_corpus("twin" if request.param == "twin" else request.getfixturevalue(request.param))
     split = corpus.split(corpus.splits[-1])
     pair = choose_pairs(split.scene_listeners)[0]
     song = corpus.at_ear_song(split, split.scenes[pair.scene])

@@ -72,11 +72,10 @@ def _cut(song, duration_s):
 
 
 @pytest.mark.exact
-@pytest.mark.parametrize("source", ["cadenza_mini", "demo"])
+@pytest.mark.parametrize("source", ["cadenza_mini", "twin"])
 def test_a_pair_scores_what_the_recipe_scores(source, request, tmp_path):
-    is_demo = source == "demo"
-    data = open_corpus("demo" if is_demo else request.getfixturevalue("cadenza_mini"))
-    split = data.split("valid" if is_demo else "train")
+    data = open_corpus(source if source == "twin" else request.getfixturevalue(source))
+    split = data.split("valid" if source == "twin" else "train")
     pair = choose_pairs(split.scene_listeners)[0]
     scene, listener = split.scenes[pair.scene], split.listeners[pair.listener]
     song = _cut(data.at_ear_song(split, scene), 2.5)

@@ -105,14 +105,14 @@ def test_wrong_levels_and_systems_are_refused_before_anything_is_written(corpus:
 
 
 def test_every_listener_hears_every_scene_and_songs_take_turns() -> None:
-    split = open_corpus("demo").split("valid")
+    split = open_corpus("twin").split("valid")
     pairs = crossed_pairs(split, 5, 3)
     listeners, scenes = {pair.listener for pair in pairs}, {pair.scene for pair in pairs}
     assert (len(pairs), len(listeners), len(scenes)) == (15, 5, 3)
     assert len({split.scenes[scene].music for scene in scenes}) == 3
-    assert "S3-N1" in listeners  # 66.25 and 16.25 dB HL: the largest difference of the demo's listeners
-    assert {"N1", "N6"} <= listeners  # the best and the worst hearing
-    assert "N3-N5" in {pair.listener for pair in crossed_pairs(split, 2, 1, preferred=["L5000", "N3-N5"])}
-    for n_listeners, n_scenes in ((0, 1), (99, 1), (1, 0), (1, 99)):
+    assert "like-L5000" in listeners  # 45 and 75 dB HL: the largest difference of the twin's listeners
+    assert {"normal", "valid43"} <= listeners  # the best and the worst hearing
+    assert "valid06" in {pair.listener for pair in crossed_pairs(split, 2, 1, preferred=["L5000", "valid06"])}
+    for n_listeners, n_scenes in ((0, 1), (53, 1), (1, 0), (1, 121)):
         with pytest.raises(ParameterError, match="must lie between 1 and"):
             crossed_pairs(split, n_listeners, n_scenes)

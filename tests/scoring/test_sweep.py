@@ -126,7 +126,7 @@ def test_a_table_of_something_else_is_refused(corpus, pairs, tmp_path):
         ("", "is not valid JSON"),
         ('{"corpus": "de', "is not valid JSON"),
         ("[]", "does not hold settings of results .*; choose another"),
-        ('{"corpus": "demo"}', "does not hold settings of results .*; choose another"),
+        ('{"corpus": "twin"}', "does not hold settings of results .*; choose another"),
         ('{"corpus": NaN}', "corpus is nan, which is not a finite number"),
     ],
 )
@@ -167,7 +167,7 @@ def test_what_another_process_has_scored_since_is_not_scored_again(corpus, pairs
 
 
 def test_search_and_held_out_pairs_share_no_song(corpus):
-    for data, test_split in ((Corpus(corpus), "train"), (open_corpus("demo"), "test")):
+    for data, test_split in ((Corpus(corpus), "train"), (open_corpus("twin"), "test")):
         split = "train" if test_split == "train" else "valid"
         on, held_out = search_and_test(data, split, test_split, 2, 2)
         assert (on.name, held_out.name) == ("search", "held-out")

@@ -83,13 +83,13 @@ def test_a_segment_is_read_from_disk_where_the_corpus_has_it(tmp_path):
     np.testing.assert_array_equal(segment.mT.numpy() * 32768, noise[:, 1000 : 1000 + 22050])
 
 
-def test_the_demo_corpus_gives_slices_of_its_songs():
+def test_the_twin_gives_slices_of_its_songs():
     corpus = EmbeddedCorpus()
     split = corpus.split("train")
-    entry = dict(split.songs["Demo Song 01"], Duration=4.0)  # rendering takes time
-    split.songs["Demo Song 01"].update(entry)
-    stems, mixture = corpus.song(split, "Demo Song 01")
-    excerpt = corpus.dry_excerpt(split, "Demo Song 01", 1000, 3000)
+    entry = dict(split.songs["Twin Song 01"], Duration=4.0)  # rendering takes time
+    split.songs["Twin Song 01"].update(entry)
+    stems, mixture = corpus.song(split, "Twin Song 01")
+    excerpt = corpus.dry_excerpt(split, "Twin Song 01", 1000, 3000)
     assert torch.equal(excerpt, torch.cat([stems, mixture[None]])[..., 1000:3000])
     scene = next(iter(split.scenes.values()))
     assert corpus.song_length(split, scene) == mixture.shape[-1]
@@ -171,18 +171,18 @@ def test_remix_and_gain_make_a_mixture_that_is_the_sum_of_its_stems(corpus, scen
 def test_subsets_of_scenes_are_nested_and_the_official_come_first():
     corpus = EmbeddedCorpus()
     split = corpus.split("train")
-    largest = training_scenes(corpus, split, 60, scene_seed=3)
-    for n_scenes in (1, 6, 23, 24, 25, 31, 48, 59):
+    largest = training_scenes(corpus, split, 240, scene_seed=3)
+    for n_scenes in (1, 6, 95, 96, 97, 120, 192, 239):
         assert training_scenes(corpus, split, n_scenes, scene_seed=3) == largest[:n_scenes]
-    assert {scene.name for scene in largest[:24]} == set(split.scenes)
-    assert training_scenes(corpus, split) == training_scenes(corpus, split, 24)
+    assert {scene.name for scene in largest[:96]} == set(split.scenes)
+    assert training_scenes(corpus, split) == training_scenes(corpus, split, 96)
     assert training_scenes(corpus, split, 6, scene_seed=4) != largest[:6]
 
 
 def test_twice_the_scenes_are_the_official_samplers_eight_per_song():
     corpus = EmbeddedCorpus()
     split = corpus.split("train")
-    chosen = {tuple(asdict(entry.scene).values()) for entry in training_scenes(corpus, split, 48)}
+    chosen = {tuple(asdict(entry.scene).values()) for entry in training_scenes(corpus, split, 192)}
     official = sample_scenes(split.songs, corpus.gains, corpus.head_positions, scenes_per_song=8)
     assert chosen == {tuple(asdict(scene).values()) for scene in official.values()}
 
@@ -190,7 +190,7 @@ def test_twice_the_scenes_are_the_official_samplers_eight_per_song():
 @pytest.mark.parametrize("n_scenes", [-1, 10**6])
 def test_more_scenes_than_the_corpus_gives_are_refused(n_scenes):
     corpus = EmbeddedCorpus()
-    with pytest.raises(ParameterError, match=f"n_scenes {n_scenes} must lie between 0 .the 24 scenes .* and 162"):
+    with pytest.raises(ParameterError, match=f"n_scenes {n_scenes} must lie between 0 .the 96 scenes .* and 3456"):
         training_scenes(corpus, corpus.split("train"), n_scenes)
 
 
