@@ -158,7 +158,7 @@ def test_ratios_and_gains_are_those_of_pyclaritys_table(listener):
     table, _, _ = gainrule_camfit_compr(person.audiogram_left, person.audiogram_right, bands)
     ratios, gains_db = camfit(person, 70.0)
     np.testing.assert_allclose(gains_db, table[70].T, atol=1e-12)
-    slopes = np.diff(table[:20], axis=0)  # of soft sounds, whose gain and output nothing bounds
+    slopes = np.diff(table[:10], axis=0)  # of soft sounds, whose gain and output nothing bounds
     np.testing.assert_allclose(slopes, np.broadcast_to((1 / ratios - 1).T, slopes.shape), atol=1e-9)
     assert (ratios >= 1).all()
 
