@@ -72,7 +72,7 @@ ROOMS = {
         "separators",
         "estimates",
     ),
-    "chain": ("fusion", "remix", "fitting", "output", "pipeline"),
+    "chain": ("fusion", "remix", "fitting", "dynamics", "output", "pipeline"),
     "haaqi": (
         "simd",
         "kernels",

@@ -2,7 +2,8 @@
 
 Both are weighted sums of fixed signals, the bases of a scene or the bands of the prescription, up to the clip of the
 output stage. HAAQI's gradient comes back through the clip: samples beyond it do not move, which is the derivative of a
-hard clip wherever it has one. Only the rounding to 16 bits and the ear's noise are left out.
+hard clip wherever it has one. Only the rounding to 16 bits and the ear's noise are left out. A reference that goes
+through the output stage stays at the level of the start.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from cadenza_lib.audio.resampling import resample
 from cadenza_lib.chain.fitting import filter_ears
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT
 from cadenza_lib.chain.output import output_stage
@@ -141,9 +141,8 @@ def score_fitting(pair: PairBases, candidate: ChainSettings, fitting: PersonalFi
             f"{-MAX_TRIM_DB:g} to {MAX_TRIM_DB:g} dB."
         )
     played = (_bands(pair, candidate) * _factor(trims_db)[..., None]).sum(0)
-    return pair.reference.score(
-        finish(at_output_rate(played), replace(candidate, output_level_db=fitting.output_level_db))
-    )
+    settings = replace(candidate, output_level_db=fitting.output_level_db)
+    return pair.reference(candidate).score(finish(at_output_rate(played), pair.listener, settings))
 
 
 class _Excerpt:
@@ -154,16 +153,17 @@ class _Excerpt:
         size = min(round(excerpt_s * SAMPLE_RATE), length) or length
         part = slice((length - size) // 2, (length + size) // 2)
         # In float32, which moves a score by less than the noise that is left out, and costs half.
-        self._stage = output_stage(settings.output_stage)
+        self._stage, self._listener = output_stage(settings.output_stage), pair.listener
         self._signals = at_output_rate(signals[..., part]).float()
-        heard = resample(pair.reference.amplified()[:, part].numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
+        heard = pair.reference(settings).heard(part)
         audiograms = [ear_audiogram(pair.listener, ear) for ear in EARS]
-        level1 = pair.reference.level1.tolist()
+        level1 = pair.reference(settings).level1.tolist()
         self._reference = ReferenceBatch(torch.from_numpy(heard).float(), HAAQI_SAMPLE_RATE, audiograms, level1=level1)
 
     def score(self, weights: Tensor) -> Tensor:
         """Return the mean of both ears for weights `(basis, ear)`, or `(basis, 1)`."""
-        mixed = self._stage.limit((weights[..., None].float() * self._signals).sum(0))
+        mixed = self._stage.limit((weights[..., None].float() * self._signals).sum(0), self._listener)
+        mixed = mixed.clamp(-1, 1) if self._stage.is_16_bit else mixed
         return self._reference.score(resample_to_haaqi(mixed, OUTPUT_SAMPLE_RATE)).mean()
 
 

@@ -73,6 +73,8 @@ def system_label(settings: Settings) -> str:
         parts.append(f"prescription {settings.prescription}")
     if settings.output_stage != OFFICIAL.output_stage:
         parts.append("no clip" if settings.output_stage == "none" else settings.output_stage)
+    if settings.reference != OFFICIAL.reference:
+        parts.append(f"reference {settings.reference}")
     return ", ".join(parts)
 
 

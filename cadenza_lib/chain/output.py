@@ -1,7 +1,7 @@
 """The output stage: what is amplified becomes what the hearing aids play, and the file that holds it.
 
 An output stage is an object with a name in `OUTPUT_STAGES`. The official one clips hard to [-1, 1] and rounds to 16
-bits. HAAQI's reference goes through none of them.
+bits. HAAQI's reference goes through it only if `ChainSettings.reference` says so.
 """
 
 from dataclasses import dataclass
@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from cadenza_lib.audio.acoustics import INT16_SCALE
+from cadenza_lib.chain.dynamics import Compressor, Limiter
 from cadenza_lib.core.conventions import OUTPUT_SAMPLE_RATE
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.core.files import atomic_path
+from cadenza_lib.data.listeners import Listener
 
 __all__ = ["OUTPUT_STAGES", "Output", "OutputStage", "output_stage", "play", "save_output"]
 
@@ -38,8 +40,10 @@ class OutputStage(Protocol):
         """Whether the result is rounded to 16 bits, as in the challenge's files."""
         ...
 
-    def limit(self, signal: Tensor) -> Tensor:
+    def limit(self, signal: Tensor, listener: Listener, /) -> Tensor:
         """Return the limited signal, of the same shape; differentiable, since training may go through it.
+
+        What a stage of 16 bits leaves above full scale is clipped afterwards.
 
         Shape:
             - signal: `(..., ear, time)` at `OUTPUT_SAMPLE_RATE`, full scale is 1
@@ -54,7 +58,7 @@ class _HardClip:
     name: str = "hard_clip"
     is_16_bit: bool = True
 
-    def limit(self, signal: Tensor) -> Tensor:
+    def limit(self, signal: Tensor, _: Listener, /) -> Tensor:
         return signal.clamp(-1.0, 1.0)
 
 
@@ -65,7 +69,7 @@ class _SoftClip:
     name: str = "soft_clip"
     is_16_bit: bool = True
 
-    def limit(self, signal: Tensor) -> Tensor:
+    def limit(self, signal: Tensor, _: Listener, /) -> Tensor:
         return signal.tanh()
 
 
@@ -76,11 +80,21 @@ class _NoLimit:
     name: str = "none"
     is_16_bit: bool = False
 
-    def limit(self, signal: Tensor) -> Tensor:
+    def limit(self, signal: Tensor, _: Listener, /) -> Tensor:
         return signal
 
 
-OUTPUT_STAGES: dict[str, OutputStage] = {stage.name: stage for stage in (_HardClip(), _SoftClip(), _NoLimit())}
+_STAGES: tuple[OutputStage, ...] = (
+    _HardClip(),
+    _SoftClip(),
+    Limiter(),
+    Limiter("limiter_linked", linked=True),
+    Compressor(),
+    Compressor("compressor_with_gain", with_gain=True),
+    _NoLimit(),
+)
+
+OUTPUT_STAGES = {stage.name: stage for stage in _STAGES}
 """The output stages by name."""
 
 
@@ -111,7 +125,7 @@ class Output:
     is_16_bit: bool
 
 
-def play(signal: np.ndarray, level_db: float, stage: OutputStage) -> Output:
+def play(signal: np.ndarray, level_db: float, stage: OutputStage, listener: Listener) -> Output:
     """Set the level of an amplified signal, limit it, and round it to 16 bits if the stage asks for that.
 
     Shape:
@@ -119,7 +133,7 @@ def play(signal: np.ndarray, level_db: float, stage: OutputStage) -> Output:
     """
     scaled = signal * 10 ** (level_db / 20)
     clipped_share = np.mean(np.abs(scaled) > 1, axis=-1)
-    limited = stage.limit(torch.from_numpy(scaled)).numpy()
+    limited = stage.limit(torch.from_numpy(scaled), listener).numpy()
     if stage.is_16_bit:
         steps = np.trunc(np.clip(limited * INT16_SCALE, -INT16_SCALE, INT16_SCALE - 1))
         limited = (steps / INT16_SCALE).astype(np.float32)  # exact: 16 bits fit into float32

@@ -41,6 +41,7 @@ __all__ = [
 MAX_LEVEL_DB = 60.0
 """Largest change of the output level, up or down."""
 
+_REFERENCES = ("linear", "same")
 _MAX_EXPONENT = 4.0  # beyond, the loudest stem takes nearly all of each bin
 _BLOCK = 1 << 16  # samples that are remixed at a time: minutes of stems need not be there once more, with their gains
 
@@ -52,7 +53,7 @@ class ChainSettings:
     Raises
     ------
     ParameterError
-        If a weight, level or exponent lies outside its bounds, or the place of the mixture is unknown.
+        If a weight, level or exponent lies outside its bounds, or the place of the mixture or the reference is unknown.
     """
 
     model_weights: ModelWeights | None = None  # `(model,)` or `(model, stem)`, on the simplex; None: equal
@@ -62,6 +63,7 @@ class ChainSettings:
     prescription: str = "nal_r"  # see `fitting.PRESCRIPTIONS`
     output_level_db: float = 0.0  # gain before the output stage
     output_stage: str = "hard_clip"  # see `output.OUTPUT_STAGES`
+    reference: str = "linear"  # true stems as amplified, or "same": also at this level through this stage (Cadenza 2)
 
     def __post_init__(self) -> None:
         """Make tuples of lists, which JSON and notebooks have, and refuse what lies out of bounds."""
@@ -78,6 +80,8 @@ class ChainSettings:
             raise ParameterError(
                 f"output_level_db {self.output_level_db} must lie between -{MAX_LEVEL_DB:g} and {MAX_LEVEL_DB:g} dB."
             )
+        if self.reference not in _REFERENCES:
+            raise ParameterError(f"reference {self.reference!r} is unknown; use one of {', '.join(_REFERENCES)}.")
 
 
 OFFICIAL = ChainSettings()
@@ -141,7 +145,7 @@ def at_output_rate(amplified: Tensor) -> Tensor:
     return torch.from_numpy(resample(amplified.numpy(), SAMPLE_RATE, OUTPUT_SAMPLE_RATE))
 
 
-def finish(resampled: Tensor, settings: ChainSettings = OFFICIAL) -> Output:
+def finish(resampled: Tensor, listener: Listener, settings: ChainSettings = OFFICIAL) -> Output:
     """Return what the hearing aids play of what is amplified, `(ear, time)` at the rate of the output.
 
     Raises
@@ -149,7 +153,7 @@ def finish(resampled: Tensor, settings: ChainSettings = OFFICIAL) -> Output:
     ParameterError
         If the output stage is unknown.
     """
-    return play(resampled.numpy(), settings.output_level_db, output_stage(settings.output_stage))
+    return play(resampled.numpy(), settings.output_level_db, output_stage(settings.output_stage), listener)
 
 
 def render(remixed: Tensor, listener: Listener, settings: ChainSettings = OFFICIAL) -> Output:
@@ -160,7 +164,7 @@ def render(remixed: Tensor, listener: Listener, settings: ChainSettings = OFFICI
     ParameterError
         If the prescription or the output stage is unknown.
     """
-    return finish(at_output_rate(amplify(remixed, listener, settings)), settings)
+    return finish(at_output_rate(amplify(remixed, listener, settings)), listener, settings)
 
 
 def enhance(

@@ -154,7 +154,7 @@ def run_chain(excerpt: Excerpt, setting: Setting) -> Stages:
         mixture=song.mixture,
         remixed=remixed,
         amplified=amplified,
-        output=finish(at_output_rate(amplified), chain),
+        output=finish(at_output_rate(amplified), listener, chain),
         reference=reference,
         reference_amplified=amplify(reference, listener, chain),
     )

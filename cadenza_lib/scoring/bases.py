@@ -11,7 +11,7 @@ the output stage of each candidate: soxr's HQ filters round to about 20 bits, so
 fall on the other side of a 16-bit step in a few samples of a thousand, and HAAQI move by up to 1.3e-6.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -27,7 +27,7 @@ from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import AtEarSong
 from cadenza_lib.data.listeners import Listener
-from cadenza_lib.scoring.pairs import PairReference, PairScore
+from cadenza_lib.scoring.pairs import PairReference, PairScore, references
 
 __all__ = ["PairBases", "SceneBases"]
 
@@ -140,14 +140,14 @@ class PairBases:
                 f"These bases are amplified by {self.prescription.name!r}, not {candidate.prescription!r}."
             )
         mixed = torch.tensordot(self.scene.weights(candidate), self.signals, 1)
-        return finish(at_output_rate(mixed), candidate)
+        return finish(at_output_rate(mixed), self.listener, candidate)
 
     def score(self, candidate: ChainSettings) -> PairScore:
         """Return HAAQI of a candidate: `pairs.score` of its output."""
-        return self.reference.score(self.output(candidate))
+        output = self.output(candidate)
+        return self.reference(candidate).score(output)
 
     @cached_property
-    def reference(self) -> PairReference:
-        """What outputs are scored against."""
-        remixed = reference_remix(self.scene.song, self.scene.gains_db)
-        return PairReference(remixed, self.listener, self._name, ChainSettings(prescription=self.prescription.name))
+    def reference(self) -> Callable[[ChainSettings], PairReference]:
+        """What gives the reference that a candidate is scored against; see `pairs.references`."""
+        return references(reference_remix(self.scene.song, self.scene.gains_db), self.listener, self._name)

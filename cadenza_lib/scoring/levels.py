@@ -1,9 +1,9 @@
 """HAAQI over output levels, with and without an output stage: the faults of separation apart from those of the output.
 
-Not in the paper. The output stage limits the enhanced signal, while the reference is never limited. Here each pair is
-scored at several output levels with the stage, and without it: for the oracle at every level, which tells what a level
-costs when nothing else is wrong, and for other systems at 0 dB. The score at 0 dB with the stage is that of
-`evaluation.evaluate`. In tables and figures "clip" stands for the stage, which is the official hard clip by default.
+Not in the paper. The output stage limits the enhanced signal, but not the reference, unless the settings say so. Here
+each pair is scored at several output levels with the stage, and without it: for the oracle at every level, which tells
+what a level costs when nothing else is wrong, and for other systems at 0 dB. The score at 0 dB with the stage is that
+of `evaluation.evaluate`. In tables and figures "clip" stands for the stage, by default the official hard clip.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import spread_listeners
 from cadenza_lib.data.scenes import Pair
 from cadenza_lib.scoring.evaluation import COLUMNS
-from cadenza_lib.scoring.pairs import EAR_COLUMNS, PairReference
+from cadenza_lib.scoring.pairs import EAR_COLUMNS, references
 from cadenza_lib.separation.estimates import model_identity
 from cadenza_lib.separation.separators import load
 
@@ -168,14 +168,15 @@ def _score_missing(
                 reference = reference_remix(song, gains_db)
                 for pair in same_scene:
                     listener = data.listeners[pair.listener]
-                    target = PairReference(reference, listener, scene, settings)
+                    target = references(reference, listener, scene)
                     rows: list[tuple] = []
                     for system in systems:
                         amplified = at_output_rate(amplify(remixed[system], listener, settings))
                         for level_db, clip in _conditions(system, levels_db):
                             stage = settings.output_stage if clip else "none"
                             level_settings = replace(settings, output_level_db=level_db, output_stage=stage)
-                            values = target.score(finish(amplified, level_settings)).values()
+                            output = finish(amplified, listener, level_settings)
+                            values = target(level_settings).score(output).values()
                             where = (system, scene, song_name, pair.listener)
                             rows += _ear_rows(where, level_db, clip, values)
                     with atomic_path(files[pair]) as temporary:

@@ -1,11 +1,15 @@
 """The score of a scene-listener pair: HAAQI of what the hearing aids play against the amplified true remix.
 
+`ChainSettings.reference` tells whether that remix goes through the output stage, too.
+
 A score equals the recipe's, noise included: the generator is seeded with the scene before the left ear, and the right
 ear goes on with the same stream.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -13,8 +17,8 @@ from torch import Tensor
 
 from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.audio.resampling import resample
-from cadenza_lib.chain.output import Output
-from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, amplify
+from cadenza_lib.chain.output import Output, output_stage
+from cadenza_lib.chain.pipeline import OFFICIAL, ChainSettings, amplify, at_output_rate
 from cadenza_lib.core.conventions import (
     EARS,
     HAAQI_SAMPLE_RATE,
@@ -26,7 +30,7 @@ from cadenza_lib.data.listeners import Listener, ear_audiogram
 from cadenza_lib.data.scenes import legacy_seed
 from cadenza_lib.haaqi import Components, HaaqiReference
 
-__all__ = ["EAR_COLUMNS", "PairReference", "PairScore", "score"]
+__all__ = ["EAR_COLUMNS", "PairReference", "PairScore", "references", "score"]
 
 EAR_COLUMNS = ("clipped_share", "loudness_lufs", "cepstral_correlation", "fine_structure", "loudness", "spectrum")
 """What is kept of each ear beside its score: share of samples beyond full scale before the output stage, loudness of
@@ -71,7 +75,7 @@ class PairReference:
     scene
         Id of the scene, which seeds the noise of the ear model.
     settings
-        Of the chain, whose prescription the reference goes through too.
+        Of the chain, whose prescription the reference goes through too, and with `reference` "same" whose output stage.
     keep
         Whether to keep what is computed, 9 MB for each second and ear, for further outputs.
     """
@@ -89,15 +93,24 @@ class PairReference:
         rms = reference.square().mean(-1).sqrt().numpy()
         self.level1 = PRESENTATION_LEVEL_DB_SPL - 20 * np.log10(rms)  # dB SPL of RMS 1, (ear,)
         self._listener, self._scene = listener, scene
-        left, self._right_signal = (
-            resample(signal, SAMPLE_RATE, HAAQI_SAMPLE_RATE) for signal in self.amplified().numpy()
-        )
+        left, self._right_signal = self.heard()
         self._left = self._ear(0, left, np.random.RandomState(legacy_seed(scene)))
         self._right: HaaqiReference | None = None
 
-    def amplified(self) -> Tensor:
-        """Return what the ears should hear, `(ear, time)` at 44.1 kHz; not kept, since minutes of it would be large."""
-        return amplify(self._reference, self._listener, self._settings)
+    def heard(self, part: slice = slice(None)) -> np.ndarray:
+        """Return what the ears should hear, `(ear, time)` at `HAAQI_SAMPLE_RATE`; not kept, since it can be large.
+
+        Parameters
+        ----------
+        part
+            Of the amplified signal at 44.1 kHz.
+        """
+        amplified = amplify(self._reference, self._listener, self._settings)[..., part]
+        if self._settings.reference == "linear":
+            return resample(amplified.numpy(), SAMPLE_RATE, HAAQI_SAMPLE_RATE)
+        scaled = at_output_rate(amplified) * 10 ** (self._settings.output_level_db / 20)
+        limited = output_stage(self._settings.output_stage).limit(scaled, self._listener)
+        return resample(limited.numpy(), OUTPUT_SAMPLE_RATE, HAAQI_SAMPLE_RATE)
 
     def score(self, output: Output) -> PairScore:
         """Return HAAQI of what `pipeline.finish` returned, as the recipe computes it; a warning tells of silence."""
@@ -129,6 +142,25 @@ class PairReference:
             seed=stream,
             keep=self._keep,
         )
+
+
+def references(reference: Tensor, listener: Listener, scene: str) -> Callable[[ChainSettings], PairReference]:
+    """Return what gives the reference for settings, and keeps the last one, which other settings may share.
+
+    The arguments are those of `PairReference`.
+    """
+
+    @lru_cache(maxsize=1)
+    def deciding(settings: ChainSettings) -> PairReference:
+        return PairReference(reference, listener, scene, settings)
+
+    def of(settings: ChainSettings) -> PairReference:
+        names = ["prescription", "reference"]
+        if settings.reference == "same":
+            names += ["output_level_db", "output_stage"]
+        return deciding(ChainSettings(**{name: getattr(settings, name) for name in names}))
+
+    return of
 
 
 def score(

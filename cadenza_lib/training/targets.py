@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import julius
+import torch
 from torch import Tensor
 
 from cadenza_lib.chain.output import output_stage
@@ -54,7 +55,8 @@ def haaqi_loss(
         - result: `()`
     """
     amplified = stage_signals(estimate, gains_db, mixture, firs, per_stem=False)["amplified"]
-    processed = output_stage(OFFICIAL.output_stage).limit(_resample(amplified))
+    limit = output_stage(OFFICIAL.output_stage).limit
+    processed = torch.stack([limit(*item) for item in zip(_resample(amplified), listeners, strict=True)])
     reference = stage_signals(truth, gains_db, mixture, firs, per_stem=False)
     rms = reference["normalised"].square().mean(-1).sqrt().flatten().tolist()  # (batch * channel)
     audible = [place for place, value in enumerate(rms) if value > _INAUDIBLE]

@@ -51,6 +51,10 @@ def write_scores(
         (Settings("twin", "valid", "oracle"), "oracle"),
         (Settings("twin", "valid", "/models/fine_tuned.safetensors", mixture_weight=0.15), "fine_tuned, w = 0.15"),
         (Settings("twin", "valid", "mixture", output_level_db=-12, output_stage="none"), "mixture, -12 dB, no clip"),
+        (
+            Settings("twin", "valid", "oracle", output_stage="compressor", reference="same"),
+            "oracle, compressor, reference same",
+        ),
     ],
 )
 def test_label_tells_the_system_and_what_is_not_official(settings: Settings, label: str) -> None:

@@ -175,7 +175,7 @@ def _write_sweep(folder: Path) -> Path:
     corpus = tiny_corpus(folder / "corpus", 0.1)
     sweep = Sweep(str(corpus), ["oracle", "mixture"], folder / "sweep", progress=False)
     pair = choose_pairs(sweep.split("train").scene_listeners)[0]
-    candidate = ("[0.5, 0.5]", 0.15, "stems", "nal_r", 0.0, "hard_clip")
+    candidate = (asdict(ChainSettings(mixture_weight=0.15)) | {"model_weights": "[0.5, 0.5]"}).values()
     scores = np.linspace(0.1, 0.9, 15).tolist()
     row = ("train", *candidate, pair.scene, "song", pair.listener, *scores, sweep.pair_identity("train", pair))
     with (sweep.out_dir / "scores.csv").open("a") as file:

@@ -87,7 +87,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     ),
     "simplex_grid": (sweep.simplex_grid, (st.sampled_from((-1, 0, 1, 3)), st.sampled_from((-1, 0, 1, 4)))),
     "enhance": (
-        lambda share, level, place, prescription, stage: (
+        lambda share, level, place, prescription, stage, reference: (
             enhance(
                 SONG,
                 [SONG.stems],
@@ -99,10 +99,14 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
                     mixture_into=place,
                     prescription=prescription,
                     output_stage=stage,
+                    reference=reference,
                 ),
             ).signal
         ),
-        (REAL, REAL, TEXT, st.sampled_from(("nal_r", "none", "x", "")), st.sampled_from(("soft_clip", "none", "x"))),
+        (
+            *(REAL, REAL, TEXT, st.sampled_from(("nal_r", "none", "x", ""))),
+            *(st.sampled_from(("soft_clip", "limiter", "compressor", "none", "x")), st.sampled_from(("same", "x"))),
+        ),
     ),
 }
 

@@ -56,6 +56,7 @@ def _through_the_file(case, candidate, folder) -> Output:
         *((name, {}) for name in CANDIDATES),
         ("per stem", {"mixture_into": "downmix"}),
         ("no mixture", {"prescription": "camfit_linear", "output_stage": "soft_clip"}),
+        ("no mixture", {"output_stage": "compressor", "output_level_db": -3.0, "reference": "same"}),
     ],
 )
 def test_the_fast_path_scores_what_the_file_scores(case, name, changes, tmp_path):

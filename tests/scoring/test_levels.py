@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cadenza_lib.chain.pipeline import enhance, reference_remix
+from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
@@ -60,6 +60,15 @@ def test_official_level_with_the_clip_is_the_official_score(corpus: Corpus, leve
                 assert row["clipped_share"] == pytest.approx(expected.clipped_share[index], rel=1e-14)
 
 
+def test_what_is_compared_with_the_same_stage_is_limited_alike(corpus: Corpus, tmp_path: Path) -> None:
+    pairs = crossed_pairs(corpus.split("train"), 1, 1)
+    settings = ChainSettings(output_stage="limiter", reference="same")
+    arguments = (corpus, "train", ["oracle"], pairs, tmp_path, LEVELS_DB, "cpu", False)
+    levels = evaluate_levels(*arguments, settings)
+    assert levels.loc[levels["clip"], "clipped_share"].max() > 0.01  # there is something to limit
+    assert levels["haaqi"].min() > 0.99  # but perfect stems, limited or not and at any level, are the reference itself
+
+
 def test_a_level_lowers_loudness_by_as_many_decibels_and_clips_less(levels: pd.DataFrame) -> None:
     oracle = levels[levels["system"] == "oracle"].set_index(["listener", "ear", "clip", "output_level_db"])
     unlimited = oracle.xs(False, level="clip")["loudness_lufs"].unstack()
@@ -73,7 +82,7 @@ def test_a_stopped_run_goes_on_with_the_same_result(
 ) -> None:
     pairs = crossed_pairs(corpus.split("train"), 2, 1)
     scored = []
-    original = levels_module.PairReference
+    original = levels_module.references
 
     def stopping(*arguments: object) -> object:
         scored.append(arguments[1])
@@ -81,7 +90,7 @@ def test_a_stopped_run_goes_on_with_the_same_result(
             raise KeyboardInterrupt
         return original(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(levels_module, "PairReference", stopping)
+    monkeypatch.setattr(levels_module, "references", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluate_levels(corpus, "train", SYSTEMS, pairs, tmp_path, LEVELS_DB, "cpu", False)
     resumed = evaluate_levels(corpus, "train", SYSTEMS, pairs, tmp_path, LEVELS_DB, "cpu", False)

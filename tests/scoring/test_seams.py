@@ -29,11 +29,11 @@ def six_db(audiogram: Audiogram) -> np.ndarray:
 
 
 class Quantiser:
-    """Leave eight levels."""
+    """Leave eight levels, to whoever listens."""
 
     name, is_16_bit = "quantiser", True
 
-    def limit(self, signal: torch.Tensor) -> torch.Tensor:
+    def limit(self, signal: torch.Tensor, _: object) -> torch.Tensor:
         return (signal.clamp(-1, 1) * 4).round() / 4
 
 
@@ -55,13 +55,12 @@ def added(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("added")
 @pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize("prescription", ["six", "squarer"])
-def test_a_pair_is_evaluated_with_what_was_added(prescription: str, jobs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("prescription", "reference"), [("six", "same"), ("squarer", "linear")])
+def test_a_pair_is_evaluated_with_what_was_added(prescription: str, reference: str, jobs: int, tmp_path: Path) -> None:
     corpus = Corpus(tiny_corpus(tmp_path / "tiny", 0.5))
     pairs = choose_pairs(corpus.split("train").scene_listeners, 2)
-    settings = Settings(
-        str(corpus.root), "train", "mine", prescription=prescription, output_stage="quantiser", output_level_db=-6.0
-    )
+    stage = {"output_stage": "quantiser", "output_level_db": -6.0, "reference": reference}
+    settings = Settings(str(corpus.root), "train", "mine", prescription=prescription, **stage)
     scores = evaluate(corpus, share_out, settings, pairs, tmp_path / "out", False, jobs, system_identity="mine")
     assert scores["score"].between(0, 1).all()
     for pair in pairs:

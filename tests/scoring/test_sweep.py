@@ -206,6 +206,7 @@ def test_candidates_survive_a_table(tmp_path):
         ChainSettings(
             model_weights=((0.1, 0.9), (0.9, 0.1)), mixture_weight=0.2, output_level_db=-3.0, output_stage="none"
         ),
+        ChainSettings(model_weights=(0.0, 1.0), output_stage="compressor", reference="same"),
     ]
     rows = [asdict(candidate) | {"model_weights": json.dumps(candidate.model_weights)} for candidate in candidates]
     pd.DataFrame(rows, columns=list(sweep.CANDIDATE_COLUMNS)).to_csv(tmp_path / "x.csv")
