@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check = _add(actions, "check", "say what is there, missing or damaged", _check_data)
     check.add_argument("path", type=Path, metavar="PATH", help="a corpus, or a folder of songs")
+    check.add_argument("--levels", action="store_true", help="read the mixtures and say how loud they are")
+    check.add_argument("--scores", type=Path, metavar="DIR", help="also say how much an evaluation in DIR clips")
 
     songs = _add(actions, "import", "add songs of a folder or table to a corpus", _import)
     songs.add_argument("source", type=Path, metavar="SOURCE", help="folder of songs, MoisesDB, or a table (.csv)")
@@ -175,9 +177,13 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
 
 def _check_data(options: argparse.Namespace) -> int:
     """Say what a data set has, what is missing or damaged, and what each split can run; 1 if there is damage."""
-    from cadenza_lib.data.datasets import check_data
+    from cadenza_lib.data.datasets import Finding, check_data
 
-    findings = check_data(options.path)
+    findings = check_data(options.path, options.levels)
+    if options.scores is not None:
+        from cadenza_lib.analysis.tables import clipping_note
+
+        findings.append(Finding("OK", "scores", clipping_note(options.scores)))
     width = max(len(finding.subject) for finding in findings)
     for finding in findings:
         print(f"{finding.status:<7}  {finding.subject:<{width}}  {finding.detail}")

@@ -108,6 +108,7 @@ ROOMS = {
         "ascent",
         "personal",
         "causes",
+        "explain",
     ),
     "figures": ("common", "sound", "systems", "listeners"),
     "listening": ("player", "stages", "background", "explore"),

@@ -56,6 +56,10 @@ SHORTER = {
     '.venv/bin/papermill notebooks/03_evaluate.ipynb out.ipynb -p system mixture -p out_dir "$PWD/runs/mixture"': (
         " -p n_pairs 1"
     ),
+    ".venv/bin/cadenza run notebooks/06_report.ipynb -p explain_corpus ./my_corpus -p explain_splits"
+    ' "[valid, test]" -p explain_system hdemucs_high_musdb -p n_explain_pairs 200': (
+        ' -p explain_splits "[train, train8]" -p explain_system mixture -p n_explain_pairs 1'
+    ),
     ".venv/bin/python tests/benchmarks/simulation.py": " --minutes 0.02 --rounds 1",
     ".venv/bin/python tests/benchmarks/haaqi.py": " --seconds 0.5 --repeats 1 --memory",
 }

@@ -7,6 +7,7 @@ from .causes import (
     output_level_choices,
 )
 from .comparisons import compare, optimum_sentence, paper_table, system_scores, target_table
+from .explain import explain_difference
 from .findings import fall_table, findings_table
 from .personal import compare_settings, severity_table
 from .statistics import correlation_table, mixed_model, partial_correlation_table
@@ -31,6 +32,7 @@ __all__ = [
     "data_size_table",
     "describe",
     "ear_columns",
+    "explain_difference",
     "fall_table",
     "featured_listener",
     "findings_table",

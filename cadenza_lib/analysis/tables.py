@@ -22,10 +22,10 @@ from cadenza_lib.scoring.pairs import EAR_COLUMNS
 from cadenza_lib.training.files import read_result
 
 __all__ = [
-    "ASYMMETRY_DB",
     "PAPER_ASYMMETRIC_LISTENER",
     "PAPER_DATA_SIZE",
     "add_scene_and_ear_columns",
+    "clipping_note",
     "data_size_table",
     "describe",
     "ear_columns",
@@ -42,13 +42,11 @@ __all__ = [
 PAPER_ASYMMETRIC_LISTENER = "L5000"
 """The paper's example: left ear near 40 dB HL from 500 to 2000 Hz and HAAQI 0.87, right ear above 70 and 0.22."""
 
-ASYMMETRY_DB = 15.0
-"""Difference of the pure-tone averages from which a listener counts as asymmetric, in dB; a usual clinical bound."""
-
 PAPER_DATA_SIZE = {100: 0.6766, 200: 0.6792, 300: 0.6781, 400: 0.6785, 800: 0.6796}
 """Table 1 of the paper: validation HAAQI by number of training scenes, of which the official set has 400."""
 
 _PAPER_OFFICIAL_SCENES = 400
+_CLIPPED_OFTEN = 0.1  # share of a pair's samples
 
 
 def system_label(settings: Settings) -> str:
@@ -208,6 +206,25 @@ def describe(table: pd.DataFrame) -> str:
     }
     remarks = [f", {rows.sum()} of them {name}" for name, rows in subsets.items() if rows.any()]
     return f"{', '.join(sizes)}, {len(table)} scores of ears{''.join(remarks)}."
+
+
+def clipping_note(score_dir: Path | str) -> str:
+    """Return how many samples of an evaluation lie beyond full scale before the output stage.
+
+    Raises
+    ------
+    CorpusError
+        If there is no score, or the table does not have clipped shares, such as one that the challenge publishes.
+    """
+    scores, columns = read_scores(score_dir), [f"{ear}_clipped_share" for ear in EARS]
+    if scores.empty or not set(columns) <= set(scores):
+        raise CorpusError(f"{scores_path(score_dir)} has no clipped shares; give the directory of a 03_evaluate run.")
+    share = scores[columns].mean(axis=1)
+    often = 100 * (share > _CLIPPED_OFTEN).mean()
+    return (
+        f"{len(share)} pairs with {100 * share.mean():.1f} % of their samples clipped on average, and more than "
+        f"{100 * _CLIPPED_OFTEN:g} % in {often:.0f} % of the pairs"
+    )
 
 
 def featured_listener(table: pd.DataFrame, preferred: str = PAPER_ASYMMETRIC_LISTENER) -> tuple[str, str]:

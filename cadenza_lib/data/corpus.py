@@ -228,6 +228,20 @@ class Corpus:
         self.hrtf(scene.head_loudspeaker_positions)
         return self._song_to_simulate(split, scene).check()
 
+    def sources(self, split: Split, scenes: Iterable[Scene]) -> dict[str, Song]:
+        """Return the songs of scenes by name: at the ears where they lie on disk, else the dry ones, which are as loud.
+
+        Raises
+        ------
+        CorpusError
+            If a song is neither at the ears nor dry.
+        """
+        songs: dict[str, Song] = {}
+        for scene in scenes:
+            stored = self._stored_song(split, scene)
+            songs[scene.at_ear_song if stored else scene.music] = stored or self._song_to_simulate(split, scene)
+        return songs
+
     # Reading it
 
     def song(self, split: Split, name: str) -> tuple[Tensor, Tensor]:

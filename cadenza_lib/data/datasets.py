@@ -1,24 +1,28 @@
-"""What a data set on disk has, lacks and can run, and its damage; only the headers of audio files are read.
+"""What a data set on disk has, lacks and can run, its listeners, levels and damage.
+
+Only the headers of audio files are read, except where the loudness of the songs is asked for.
 
 A data set is a corpus in the challenge's layout, or a folder of songs in MUSDB18-HQ's (`train/<song>/<stem>.wav`).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.core.paths import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.listeners import measurement_note
-from cadenza_lib.data.songs import READERS, SIGNALS, signal_file
+from cadenza_lib.data.listeners import ASYMMETRY_DB, Listener, ear_table, measurement_note
+from cadenza_lib.data.songs import READERS, SIGNALS, Song, SongFolder, mixture_loudness, signal_file
 
-__all__ = ["MUSDB18_SPLITS", "check_data", "song_folders"]
+__all__ = ["MUSDB18_SPLITS", "Finding", "check_data", "song_folders"]
 
 MUSDB18_SPLITS = ("train", "test")
 """Directories that songs of MUSDB18-HQ lie in."""
@@ -46,8 +50,15 @@ class _Header:
     problem: str = ""
 
 
-def check_data(path: Path | str) -> list[Finding]:
+def check_data(path: Path | str, levels: bool = False) -> list[Finding]:
     """Check a corpus or a folder of songs, and return a report.
+
+    Parameters
+    ----------
+    path
+        Its directory.
+    levels
+        Whether to read the mixtures and report their loudness, which `loudness.json` in the directory remembers.
 
     Returns
     -------
@@ -65,12 +76,13 @@ def check_data(path: Path | str) -> list[Finding]:
     if not root.is_dir():
         raise CorpusError(f"{root} is not a directory; give the one that holds metadata/ and audio/.")
     try:
-        return _check_corpus(root) if find_path(root / "metadata", root).is_dir() else _check_folder(root)
+        is_corpus = find_path(root / "metadata", root).is_dir()
+        return _check_corpus(root, levels) if is_corpus else _check_folder(root, levels)
     except PermissionError as error:
         raise CorpusError(f"{error.filename} cannot be read; change its permissions.") from error
 
 
-def _check_folder(root: Path) -> list[Finding]:
+def _check_folder(root: Path, levels: bool) -> list[Finding]:
     """Check a folder of songs in MUSDB18-HQ's layout."""
     folders = {split: song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
     folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
@@ -84,6 +96,11 @@ def _check_folder(root: Path) -> list[Finding]:
         Finding("NOTE", "metadata", "none; cadenza data import makes these songs part of a corpus"),
         *_check_songs("songs", songs, for_import=True),
         *_check_case(songs),
+        *(
+            _check_levels(split, {song.name: SongFolder(song) for song in there}, root)
+            for split, there in folders.items()
+            if levels
+        ),
     ]
 
 
@@ -99,7 +116,7 @@ def song_folders(folder: Path) -> list[Path]:
     return [song for song in _subfolders(folder) if names & {file.name.lower() for file in song.iterdir()}]
 
 
-def _check_corpus(root: Path) -> list[Finding]:
+def _check_corpus(root: Path, levels: bool) -> list[Finding]:
     try:
         corpus = Corpus(root)
     except CorpusError as error:
@@ -110,7 +127,7 @@ def _check_corpus(root: Path) -> list[Finding]:
     ]
     named: set[Path] = set()
     for name in _split_names(corpus):
-        findings += _check_split(corpus, name, named)
+        findings += _check_split(corpus, name, named, levels)
     findings += _check_hrtfs(corpus)
     for kind in ("music", "at_mic_music"):
         splits = _subfolders(find_path(root / "audio" / kind, root))
@@ -123,7 +140,7 @@ def _check_corpus(root: Path) -> list[Finding]:
     return findings
 
 
-def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
+def _check_split(corpus: Corpus, name: str, named: set[Path], levels: bool) -> list[Finding]:
     """Check the metadata of a split and whether what they name exists; add its folders to `named`."""
     missing = [kind for kind in _METADATA[:3] if not corpus.metadata_file(f"{kind}.{name}.json").exists()]
     if not any(corpus.metadata_file(f"{kind}.{name}.json").exists() for kind in _METADATA[3:]):
@@ -152,7 +169,44 @@ def _check_split(corpus: Corpus, name: str, named: set[Path]) -> list[Finding]:
             findings.append(Finding(status, name, f"{kind} songs that {file} names: {detail} on the disk"))
     if note := measurement_note(split.listeners.values()):
         findings.append(Finding("NOTE", name, note))
-    return [*findings, Finding("OK", name, _abilities(corpus, split, dry, heard))]
+    findings.append(Finding("OK", name, _abilities(corpus, split, dry, heard)))
+    findings.append(Finding("OK", name, _describe_hearing(split.listeners.values())))
+    if levels:
+        here = {song for song, folder in (dry | heard).items() if folder.is_dir()}
+        scenes = [scene for scene in split.scenes.values() if here & {scene.music, scene.at_ear_song}]
+        findings.append(_check_levels(name, corpus.sources(split, scenes), corpus.root))
+    return findings
+
+
+def _describe_hearing(listeners: Iterable[Listener]) -> str:
+    """Return how the better ears of listeners are distributed, and how many have two different ears."""
+    people = ear_table(listeners).drop_duplicates("listener").dropna(subset="better_ear_pta_db_hl")
+    if people.empty:
+        return "no listener has a better-ear average"
+    average_db_hl = people["better_ear_pta_db_hl"].to_numpy()
+    decades = Counter((10 * (average_db_hl // 10)).astype(int).tolist())
+    shares = ", ".join(f"{start}-{start + 10}: {100 * n / len(people):.0f} %" for start, n in sorted(decades.items()))
+    asymmetric = int((people["asymmetry_db"].abs() >= ASYMMETRY_DB).sum())
+    return (
+        f"better-ear averages (0.5, 1, 2, 4 kHz): {_mean_and_deviation(average_db_hl)} dB HL; {shares}; "
+        f"{asymmetric} of {len(people)} listeners have {ASYMMETRY_DB:g} dB or more between the ears"
+    )
+
+
+def _check_levels(name: str, songs: Mapping[str, Song], root: Path) -> Finding:
+    """Measure the loudness of the mixtures of a split."""
+    if not songs:
+        return Finding("NOTE", name, "its loudness is not known: there are no songs")
+    try:
+        loudness_lufs = np.array([*mixture_loudness(songs, root / "loudness.json").values()])
+    except CadenzaError as error:
+        return Finding("NOTE", name, f"its loudness is not known: {error}")
+    ends = f"from {loudness_lufs.min():.1f} to {loudness_lufs.max():.1f}"
+    return Finding("OK", name, f"{len(songs)} mixtures: {_mean_and_deviation(loudness_lufs)}, {ends} LUFS")
+
+
+def _mean_and_deviation(values: np.ndarray) -> str:
+    return f"mean {values.mean():.1f}, standard deviation {values.std():.1f}"
 
 
 def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[str, Path]) -> str:

@@ -110,6 +110,9 @@ class _SynthesisedSong(Song):
         stems = quantise_16bit(song.double()).to(dtype)
         return stems, stems.sum(0)
 
+    def mixture(self) -> Tensor:
+        return self.read(torch.float64)[1]
+
     def excerpt(self, start: int, stop: int) -> Tensor:
         seed = self.entry["Seed"]
         with self.rendering:

@@ -23,9 +23,9 @@ from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.identity import digest
 
 __all__ = [
-    "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "PTA4_FREQUENCIES", "SEVERITY_CLASSES", "Audiogram",
-    "Listener", "audiogram_identity", "audiogram_table", "better_ear_pta_db_hl", "ear_audiogram", "ear_table",
-    "listener_entry", "load_listeners", "measurement_note", "parse_listener", "pure_tone_average_db_hl",
+    "ASYMMETRY_DB", "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "PTA4_FREQUENCIES", "SEVERITY_CLASSES",
+    "Audiogram", "Listener", "audiogram_identity", "audiogram_table", "better_ear_pta_db_hl", "ear_audiogram",
+    "ear_table", "listener_entry", "load_listeners", "measurement_note", "parse_listener", "pure_tone_average_db_hl",
     "severity_class", "spread_listeners", "standard_audiogram",
 ]  # fmt: skip
 
@@ -33,6 +33,9 @@ _LOGGER = logging.getLogger(__name__)
 
 PTA4_FREQUENCIES = (500, 1000, 2000, 4000)
 """Frequencies of the pure-tone average in Hz."""
+
+ASYMMETRY_DB = 15.0
+"""Difference of the pure-tone averages from which a listener counts as asymmetric, in dB; a usual clinical bound."""
 
 _LOW_FREQUENCY_BAND = (500, 1000, 2000)
 """The paper's low-frequency band, 500-2000 Hz, at audiometric frequencies."""

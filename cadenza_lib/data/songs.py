@@ -1,8 +1,11 @@
 """One song on the disk: a directory of five files, `<signal>.wav` or `<signal>.flac`, found, checked and read.
 
-Names may differ from these in case (`Mixture.wav`) and in Unicode's normal form.
+Names may differ from these in case (`Mixture.wav`) and in Unicode's normal form. The loudness of mixtures is measured
+once and remembered.
 """
 
+import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,15 +14,17 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cadenza_lib.audio.acoustics import read_audio, read_header
+from cadenza_lib.audio.loudness import integrated_loudness
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
-from cadenza_lib.core.documents import read_json
-from cadenza_lib.core.errors import AudioError, CorpusError
+from cadenza_lib.core.documents import read_json, write_json
+from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.core.identity import digest, song_file_identity
 from cadenza_lib.core.paths import find_path
 
-__all__ = ["READERS", "RECORD", "SIGNALS", "Song", "SongFolder", "read_record", "signal_file"]
+__all__ = ["READERS", "RECORD", "SIGNALS", "Song", "SongFolder", "mixture_loudness", "read_record", "signal_file"]
 
 SIGNALS = (*STEMS, "mixture")
 """The files of a song, in the order of excerpts."""
@@ -29,6 +34,8 @@ READERS = 16
 
 RECORD = "sources.json"
 """File in the directory of a song in which `simulate` or an import records what the song was made of."""
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class Song(Protocol):
@@ -44,6 +51,10 @@ class Song(Protocol):
 
     def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return the stems `(stem, channel, time)` and the mixture `(channel, time)`."""
+        ...
+
+    def mixture(self) -> Tensor:
+        """Return the mixture alone, `(channel, time)`, float64."""
         ...
 
     def excerpt(self, start: int, stop: int) -> Tensor:
@@ -92,6 +103,10 @@ class SongFolder(Song):
         self._check_lengths({name: signal.shape[-1] for name, signal in signals.items()})
         return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
 
+    def mixture(self) -> Tensor:
+        """Return the mixture `(channel, time)`, reading no other file."""
+        return read_audio(self.files()["mixture"], SAMPLE_RATE)
+
     def excerpt(self, start: int, stop: int) -> Tensor:
         """Return samples `start` to `stop` of stems and mixture, `(stem + 1, channel, time)`, reading no others."""
         files = list(self.files().values())
@@ -132,3 +147,48 @@ def read_record(folder: Path) -> dict[str, str] | None:
         return None
     is_record = isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("Source", "Files"))
     return record if is_record else None
+
+
+def mixture_loudness(songs: Mapping[str, Song], file: Path, progress: bool = True) -> dict[str, float]:
+    """Return the integrated loudness of the mixture of each song in LUFS, by name.
+
+    Parameters
+    ----------
+    songs
+        By name.
+    file
+        JSON file that remembers the loudness of each song by its identity (see `identity`). If it cannot be written, a
+        warning says so.
+    progress
+        Whether to show a bar.
+
+    Raises
+    ------
+    AudioError
+        If a song is missing, unusable, or quieter than -70 LUFS throughout, so that it has no loudness.
+    CorpusError
+        If the file holds something else.
+    """
+    known = _read_loudness(file) if file.exists() else {}
+    loudness_lufs, is_writable = {}, True
+    for name, song in tqdm(songs.items(), desc="loudness", unit="song", disable=not progress):
+        key = song.identity()
+        if key not in known:
+            known[key] = float(integrated_loudness(song.mixture(), SAMPLE_RATE))
+            if not math.isfinite(known[key]):
+                raise AudioError(f"{name} is quieter than -70 LUFS throughout, so it has no loudness; leave it out.")
+            try:
+                if is_writable:
+                    write_json(file, known)
+            except ParameterError as error:
+                is_writable = False
+                _LOGGER.warning("The loudness of songs is not remembered: %s", error)
+        loudness_lufs[name] = known[key]
+    return loudness_lufs
+
+
+def _read_loudness(file: Path) -> dict[str, float]:
+    content = read_json(file)
+    if not isinstance(content, dict) or not all(type(value) is float for value in content.values()):
+        raise CorpusError(f"{file} does not hold the loudness of songs; move it away, and it is measured again.")
+    return content

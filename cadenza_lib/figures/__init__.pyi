@@ -12,7 +12,7 @@ from .listeners import (
     losses,
 )
 from .sound import audiograms, hrtf_magnitude, insertion_gain, spectra, stem_levels
-from .systems import data_size, findings, loss_curves, mixture_weights, targets, ternary
+from .systems import data_size, explanation, findings, loss_curves, mixture_weights, targets, ternary
 
 __all__ = [
     "EAR_STYLE",
@@ -22,6 +22,7 @@ __all__ = [
     "clipped_share",
     "correlation_heatmap",
     "data_size",
+    "explanation",
     "findings",
     "haaqi_against_pta",
     "haaqi_by_gain",

@@ -10,9 +10,8 @@ from matplotlib.axes import Axes
 
 from cadenza_lib.analysis.causes import official_scores
 from cadenza_lib.analysis.statistics import obstacle, regression_line, usable
-from cadenza_lib.analysis.tables import ASYMMETRY_DB
 from cadenza_lib.core.conventions import EARS, STEMS
-from cadenza_lib.data.listeners import SEVERITY_CLASSES
+from cadenza_lib.data.listeners import ASYMMETRY_DB, SEVERITY_CLASSES
 from cadenza_lib.figures.common import EAR_STYLE, not_enough_data, system_names
 
 __all__ = [
@@ -111,7 +110,7 @@ def asymmetric_listeners(table: pd.DataFrame, axes: Axes, featured: str, title: 
     axes, title
         To draw into; the title is by default the system.
     featured
-        Listener who is drawn black and named; others are those with `tables.ASYMMETRY_DB` between their ears.
+        Listener who is drawn black and named; others are those with `ASYMMETRY_DB` between their ears.
     """
     axes.set_title(title or system_names(table))
     rows = usable(table, ["low_db_hl"])

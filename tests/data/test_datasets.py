@@ -2,18 +2,23 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 from official import simulate_officially
 
 from cadenza_lib.__main__ import main
+from cadenza_lib.audio.acoustics import read_audio
 from cadenza_lib.core.conventions import SAMPLE_RATE
 from cadenza_lib.core.errors import CorpusError
+from cadenza_lib.core.paths import DATA
+from cadenza_lib.data import songs
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
 from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES
@@ -55,6 +60,83 @@ def test_real_miniature_has_no_damage(cadenza_mini: Path) -> None:
     assert {finding.status for finding in findings.values()} == {"OK"}
     assert findings["audio/hrtf"].detail == "6 of 6 HRTFs, 235 taps"
     assert findings["metadata"].detail == "1105 gain sets, 9 head positions"
+    assert "; 20-30: 10 %, 30-40: 29 %, 40-50: 35 %, 50-60: 27 %; " in findings["train"].detail
+
+
+def test_hearing_of_each_split_is_that_of_its_audiograms() -> None:
+    corpus = Corpus(DATA / "twin")
+    hearing = [line for line in told(corpus.root, "OK") if "better-ear averages" in line]
+    assert [line.split(":")[0] for line in hearing] == ["test", "train", "valid"]
+    for line in hearing:
+        people = json.loads((corpus.metadata / f"listeners.{line.split(':')[0]}.json").read_text()).values()
+        places = [next(iter(people))["audiogram_cfs"].index(frequency) for frequency in (500, 1000, 2000, 4000)]
+        ears = np.array([[p["audiogram_levels_l"], p["audiogram_levels_r"]] for p in people])[..., places].mean(-1)
+        better, mean, deviation = ears.min(1), *map(float, re.findall(r"(?:mean|deviation) ([\d.]+)", line))
+        assert (mean, deviation) == pytest.approx((better.mean(), better.std()), abs=0.05)  # printed with one digit
+        shares = {int(start): int(share) for start, share in re.findall(r"(\d+)-\d+: (\d+) %", line)}
+        for start, share in shares.items():
+            inside = (better >= start) & (better < start + 10)
+            assert share == pytest.approx(100 * inside.mean(), abs=0.5)
+        assert sum(shares.values()) == pytest.approx(100, abs=2)
+        asymmetric = (np.abs(ears[:, 0] - ears[:, 1]) >= 15).sum()
+        assert f"; {asymmetric} of {len(people)} listeners have 15 dB or more between the ears" in line
+
+
+def test_levels_are_those_of_pyloudnorm_and_are_measured_once(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(
+        root / SONG / "mixture.wav", 0.05 * np.ones((22050, 2)), SAMPLE_RATE
+    )  # is not read, those at the ears are
+    meter = pyloudnorm.Meter(SAMPLE_RATE)
+    files = sorted((root / "audio/at_mic_music").glob("*/*/mixture.wav"))
+    expected = [meter.integrated_loudness(soundfile.read(file)[0]) for file in files]
+    line = (
+        f"train: 4 mixtures: mean {np.mean(expected):.1f}, standard deviation {np.std(expected):.1f}, from "
+        f"{min(expected):.1f} to {max(expected):.1f} LUFS"
+    )
+    assert line in [f"{finding.subject}: {finding.detail}" for finding in check_data(root, levels=True)]
+    assert sorted(json.loads((root / "loudness.json").read_text()).values()) == pytest.approx(
+        sorted(expected), abs=1e-6
+    )
+    files[0].write_bytes(files[1].read_bytes())  # the others need not be read again
+    monkeypatch.setattr(songs, "read_audio", lambda path, *_: read_audio(path, *_) if path == files[0] else 1 / 0)
+    assert main(["data", "check", str(root), "--levels"]) == 0
+    assert f"mean {np.mean([*expected[1:], expected[1]]):.1f}" in capsys.readouterr().out
+
+
+def test_levels_of_a_corpus_that_cannot_be_written_are_told_and_not_remembered(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root / ".loudness.unfinished.json").mkdir()  # so that nothing can be written there
+    findings = [finding.detail for finding in check_data(root, levels=True)]
+    assert any("4 mixtures: mean" in detail for detail in findings)
+    (warning,) = caplog.messages
+    assert "The loudness of songs is not remembered: " in warning
+    assert not (root / "loudness.json").exists()
+
+
+def test_songs_without_a_loudness_are_named(root: Path) -> None:
+    shutil.rmtree(root / "audio/at_mic_music")
+    soundfile.write(root / SONG / "mixture.wav", np.zeros((22050, 2)), SAMPLE_RATE)
+    levels = [finding.detail for finding in check_data(root, levels=True) if finding.status == "NOTE"]
+    assert levels[0].startswith("its loudness is not known: Tiny 1 is quieter than -70 LUFS throughout")
+    shutil.rmtree(root / "audio/music")
+    levels = [finding.detail for finding in check_data(root, levels=True) if finding.status == "NOTE"]
+    assert levels == ["its loudness is not known: there are no songs"]
+
+
+def test_scores_tell_how_much_is_clipped(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ears = "left_clipped_share,right_clipped_share"
+    scores = tmp_path / "scores.csv"
+    rows = [f"s,x,{row}" for row in ("A,0.5,0.5,0.5,0.0,0.02", "B,0.5,0.5,0.5,0.1,0.3", "C,0.5,0.5,0.5,0.1,0.1")]
+    scores.write_text("\n".join([f"scene,song,listener,left_score,right_score,score,{ears}", *rows, ""]))
+    assert main(["data", "check", str(root), "--scores", str(tmp_path)]) == 0
+    expected = "3 pairs with 10.3 % of their samples clipped on average, and more than 10 % in 33 % of the pairs"
+    assert expected in capsys.readouterr().out
+    scores.write_text("scene,song,listener,left_score,right_score,score\ns,x,A,0.5,0.5,0.5\n")
+    assert main(["data", "check", str(root), "--scores", str(tmp_path)]) == 1
+    assert "scores.csv has no clipped shares" in capsys.readouterr().err
 
 
 def cut(root: Path) -> None:
