@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts
+from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts, changed_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cadenza_lib.chain.pipeline import ChainSettings, enhance
+from cadenza_lib.data.audiograms import read_audiograms
 from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
@@ -81,6 +82,10 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     "sample_scenes": (lambda n: sample_scenes(SPLIT.songs, CORPUS.gains, CORPUS.head_positions, n), (WHOLE,)),
     "sample_scene_listeners": (lambda n: sample_scene_listeners(SPLIT.scenes, SPLIT.listeners, n), (WHOLE,)),
     "split": (CORPUS.split, (TEXT,)),
+    "read_audiograms": (
+        read_audiograms,
+        (changed_text("L 250:20 1k=30.5, 8 kHz:NR\nright 500:>90; 4000:-5").map(str),),
+    ),
     "Space": (
         lambda n, share, low, high: optimiser.Space(n, share, (low, high)).bounds(),
         (st.sampled_from((-1, 0, 1, 3)), REAL, REAL, REAL),
