@@ -37,7 +37,7 @@ _STEP_DB = 5.0  # of audiometry: an ear that does not respond to the loudest ton
 _EAR = r"(?P<ear>left|right|l|r)"
 _FREQUENCY = r"(?P<number>\d+(?:[.,]\d+)?)(?:[\s_]*(?P<unit>k?hz|k))?"
 _COLUMN = re.compile(rf"(?:{_EAR}[\s_-]*)?{_FREQUENCY}", re.IGNORECASE)
-_PAIR = re.compile(rf"(?:{_EAR}[\s,;:=]*)?{_FREQUENCY}\s*[:=]\s*(?P<threshold>>?\s*[^\s,;]+)[\s,;]*", re.IGNORECASE)
+_PAIR = re.compile(rf"(?:{_EAR}[\s,;:=]*)?{_FREQUENCY}\s*[:=]\s*(?P<threshold>(?:>\s*)?[^\s,;]+)[\s,;]*", re.IGNORECASE)
 _THRESHOLD = re.compile(r"(>?)\s*([-+]?\d+(?:[.,]\d+)?)")
 
 Cell = tuple[str, str, str, re.Match[str], str]  # place, listener, ear, frequency and threshold as they are written
