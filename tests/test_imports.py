@@ -43,6 +43,7 @@ ROOMS = {
     "audio": ("resampling", "loudness", "acoustics", "heads"),
     "data": (
         "listeners",
+        "audiograms",
         "population",
         "scenes",
         "metadata",

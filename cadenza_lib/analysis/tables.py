@@ -15,7 +15,8 @@ from cadenza_lib.analysis.statistics import mean_interval, usable
 from cadenza_lib.chain.pipeline import OFFICIAL
 from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.data.listeners import Listener, audiogram_identity, audiogram_table, ear_table, load_listeners
+from cadenza_lib.data.audiograms import read_audiograms
+from cadenza_lib.data.listeners import Listener, audiogram_identity, audiogram_table, ear_table
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.scoring.evaluation import AUDIOGRAM, Settings, read_scores, read_settings, scores_path
 from cadenza_lib.scoring.pairs import EAR_COLUMNS
@@ -178,7 +179,7 @@ def listeners_and_gains_db(
     corpus, split
         As for `data.open_corpus`; without a corpus, "", the gains are unknown.
     listeners_file
-        A `listeners.*.json` in the place of the split's listeners.
+        Audiograms in the place of the split's listeners; see `data.read_audiograms`.
 
     Raises
     ------
@@ -188,11 +189,11 @@ def listeners_and_gains_db(
     if not corpus and not listeners_file:
         raise ParameterError("There are no audiograms: give the corpus that was evaluated, or a listeners file.")
     if not corpus:
-        return load_listeners(listeners_file), {}
+        return read_audiograms(listeners_file), {}
     data = open_corpus(corpus)
     chosen = data.split(split)
     gains_db = {name: data.gains[scene.gain] for name, scene in chosen.scenes.items()}
-    return load_listeners(listeners_file) if listeners_file else chosen.listeners, gains_db
+    return read_audiograms(listeners_file) if listeners_file else chosen.listeners, gains_db
 
 
 def describe(table: pd.DataFrame) -> str:

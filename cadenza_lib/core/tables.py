@@ -17,7 +17,7 @@ from cadenza_lib.core.paths import normal_form
 __all__ = ["append_row", "parse_number", "read_rows", "read_table", "repair_table", "write_rows"]
 
 _HAAQI_BOUNDS = (-0.06, 1.0)  # the range of its formula, see `haaqi.score.combine`
-_SEPARATORS = ",;\t"  # of cells; spreadsheets write semicolons where the comma is the decimal mark
+_SEPARATORS = "\t;,"  # of cells; spreadsheets write semicolons where the comma is the decimal mark
 
 
 def repair_table(path: Path, columns: Sequence[str]) -> None:
@@ -93,9 +93,9 @@ def read_table(
 ) -> pd.DataFrame:
     """Read a CSV table: cells of the columns `numbers` as numbers, all others as texts.
 
-    Cells are separated by commas, semicolons or tabs, whichever makes the header have `texts`. Numbers may have a
-    decimal comma if none has a decimal point. A missing number (an empty cell, or NaN) is NaN; see `parse_number`. Rows
-    without any text are skipped; the index has the line of the file in which each row ends.
+    Cells are separated by commas, semicolons or tabs, whichever makes the header have `texts`, or else most cells.
+    Numbers may have a decimal comma if none has a decimal point. A missing number (an empty cell, or NaN) is NaN; see
+    `parse_number`. Rows without any text are skipped; the index has the line of the file in which each row ends.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _split_rows(text: str, texts: Sequence[str]) -> list[tuple[int, list[str]]]:
     """Return the non-empty rows of a table, each with the number of its line, by the separator that fits `texts`."""
     first = next((line for line in text.splitlines() if line.strip(f"{_SEPARATORS} ")), "")
     headers = {mark: set(next(csv.reader([first], delimiter=mark), [])) for mark in _SEPARATORS}
-    separator = max(headers, key=lambda mark: len(headers[mark].intersection(texts)))
+    separator = max(headers, key=lambda mark: (len(headers[mark].intersection(texts)), len(headers[mark])))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     return [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
 

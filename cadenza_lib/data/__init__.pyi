@@ -1,3 +1,4 @@
+from .audiograms import read_audiograms
 from .corpus import AtEarSong, Corpus
 from .datasets import check_data
 from .listeners import Listener, audiogram_table, measurement_note
@@ -15,6 +16,7 @@ __all__ = [
     "choose_pairs",
     "measurement_note",
     "open_corpus",
+    "read_audiograms",
     "sample_scenes",
     "simulate",
     "spread_scenes",

@@ -24,8 +24,8 @@ from cadenza_lib.core.documents import write_json
 from cadenza_lib.core.identity import digest
 from cadenza_lib.core.paths import DATA
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.listeners import listener_entry
-from cadenza_lib.data.population import AUDIOGRAM_FREQUENCIES, sample_listeners
+from cadenza_lib.data.listeners import AUDIOGRAM_FREQUENCIES, listener_entry
+from cadenza_lib.data.population import sample_listeners
 from cadenza_lib.data.scenes import HeadPosition, gain_grid, head_positions, sample_scene_listeners, sample_scenes
 from cadenza_lib.data.songs import Song
 from cadenza_lib.data.synthesis import render_song

@@ -23,13 +23,16 @@ from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.identity import digest
 
 __all__ = [
-    "ASYMMETRY_DB", "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "PTA4_FREQUENCIES", "SEVERITY_CLASSES",
-    "Audiogram", "Listener", "audiogram_identity", "audiogram_table", "better_ear_pta_db_hl", "ear_audiogram",
-    "ear_table", "listener_entry", "load_listeners", "measurement_note", "parse_listener", "pure_tone_average_db_hl",
-    "severity_class", "spread_listeners", "standard_audiogram",
+    "ASYMMETRY_DB", "AUDIOGRAM_FREQUENCIES", "BISGAARD_FREQUENCIES", "BISGAARD_THRESHOLDS_DB_HL", "FREQUENCY_BOUNDS_HZ",
+    "PTA4_FREQUENCIES", "SEVERITY_CLASSES", "Audiogram", "Listener", "audiogram_identity", "audiogram_table",
+    "better_ear_pta_db_hl", "ear_audiogram", "ear_table", "listener_entry", "load_listeners", "measurement_note",
+    "parse_listener", "pure_tone_average_db_hl", "severity_class", "spread_listeners", "standard_audiogram",
 ]  # fmt: skip
 
 _LOGGER = logging.getLogger(__name__)
+
+AUDIOGRAM_FREQUENCIES = (250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
+"""Frequencies of the challenge's audiograms in Hz, among them all that NAL-R and HAAQI read."""
 
 PTA4_FREQUENCIES = (500, 1000, 2000, 4000)
 """Frequencies of the pure-tone average in Hz."""
@@ -74,7 +77,7 @@ BISGAARD_THRESHOLDS_DB_HL: Mapping[str, tuple[float, ...]] = {
 procedure", Trends in Amplification 14(2), 113-120, 2010."""
 
 _THRESHOLD_BOUNDS_DB_HL = (-20.0, 130.0)  # beyond what any clinical audiometer produces
-_FREQUENCY_BOUNDS_HZ = (20.0, 20_000.0)  # what people hear; in kHz the same are 0.02 to 20, so no value is in doubt
+FREQUENCY_BOUNDS_HZ = (20.0, 20_000.0)  # what people hear; in kHz the same are 0.02 to 20, so no value is in doubt
 _KEYS = ("name", "audiogram_cfs", "audiogram_levels_l", "audiogram_levels_r")
 
 
@@ -118,7 +121,7 @@ def parse_listener(entry: Any, name: str, source: Path | str) -> Listener:
         raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} needs at least two frequencies above 0 Hz.")
     if (np.diff(frequencies) <= 0).any():
         raise CorpusError(f"{where}: audiogram_cfs {frequencies.tolist()} must rise; sort it and its levels.")
-    lowest, highest = _FREQUENCY_BOUNDS_HZ
+    lowest, highest = FREQUENCY_BOUNDS_HZ
     if frequencies[0] < lowest or frequencies[-1] > highest:
         hint = "they look like kHz, so multiply them by 1000" if frequencies[-1] <= lowest else "correct the audiogram"
         raise CorpusError(

@@ -9,6 +9,7 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.documents import fill, read_metadata
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.paths import file_name
+from cadenza_lib.data.audiograms import read_audiograms
 from cadenza_lib.data.listeners import Listener, load_listeners
 from cadenza_lib.data.scenes import HeadPosition, Pair, Scene
 
@@ -40,18 +41,31 @@ class Split:
             if pair not in self:
                 raise ParameterError(f"Pair {pair.scene}, {pair.listener} is not in split {self.name!r}.")
 
-    def listener(self, name: str) -> Listener:
+    def listener(self, name: str, audiogram: str = "") -> Listener:
         """Return a listener by id.
+
+        Parameters
+        ----------
+        name
+            The id.
+        audiogram
+            A file or text for `read_audiograms` in the place of the split's listeners; if it has one listener only, the
+            id does not matter.
 
         Raises
         ------
         ParameterError
-            If the split has no listener of this id.
+            If there is no listener of this id.
+        CorpusError
+            If the audiogram cannot be read.
         """
-        if name not in self.listeners:
-            names = ", ".join(self.listeners) or "none"
-            raise ParameterError(f"Listener {name!r} is not in split {self.name!r}; it has {names}.")
-        return self.listeners[name]
+        listeners = read_audiograms(audiogram) if audiogram else self.listeners
+        if audiogram and len(listeners) == 1:
+            return next(iter(listeners.values()))
+        if name not in listeners:
+            place = audiogram or f"split {self.name!r}"
+            raise ParameterError(f"Listener {name!r} is not in {place}; it has {', '.join(listeners) or 'none'}.")
+        return listeners[name]
 
 
 def load_split(

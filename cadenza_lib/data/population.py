@@ -9,16 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cadenza_lib.data.listeners import (
+    AUDIOGRAM_FREQUENCIES,
     BISGAARD_FREQUENCIES,
     BISGAARD_THRESHOLDS_DB_HL,
     PTA4_FREQUENCIES,
     listener_entry,
 )
 
-__all__ = ["AUDIOGRAM_FREQUENCIES", "sample_listeners"]
-
-AUDIOGRAM_FREQUENCIES = (250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
-"""Frequencies of the audiograms in Hz, those of the challenge."""
+__all__ = ["sample_listeners"]
 
 _BETTER_EAR_SHARES = {25: 0.11, 30: 0.37, 40: 0.34, 50: 0.18}  # by lower end in dB HL; the challenge's, up to 60
 _ASYMMETRY_DB = 7.0  # mean difference between the ears' averages; exponential, so 6 % have 20 dB and more

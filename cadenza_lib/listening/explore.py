@@ -31,6 +31,7 @@ from cadenza_lib.core.conventions import EARS, STEMS
 from cadenza_lib.core.errors import CadenzaError, ParameterError
 from cadenza_lib.data.corpus import Split
 from cadenza_lib.data.listeners import (
+    AUDIOGRAM_FREQUENCIES,
     BISGAARD_THRESHOLDS_DB_HL,
     Audiogram,
     Listener,
@@ -46,10 +47,7 @@ from cadenza_lib.listening.player import PlayerWidget, Take, describe_take
 from cadenza_lib.listening.stages import Excerpt, Setting, Stages
 from cadenza_lib.separation.separators import BOUNDS, SHIPPED_MODELS
 
-__all__ = ["AUDIOGRAM_FREQUENCIES", "AudiogramWidget", "Explorer", "draw_stages"]
-
-AUDIOGRAM_FREQUENCIES = (250, 500, 1000, 2000, 3000, 4000, 6000, 8000)
-"""Frequencies of the points that can be dragged, in Hz, among them all that NAL-R and HAAQI read."""
+__all__ = ["AudiogramWidget", "Explorer", "draw_stages"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -118,11 +116,13 @@ class Explorer(ipw.VBox):
         Where networks run; see `separation.load`.
     chain
         Prescription and output stage; the rest is under the knobs.
+    audiogram
+        A file or text to begin with in the place of the listener; see `Split.listener`.
 
     Raises
     ------
     CadenzaError
-        If the corpus, scene, listener or a system cannot be used.
+        If the corpus, scene, listener, a system or the audiogram cannot be used.
     """
 
     def __init__(
@@ -136,6 +136,7 @@ class Explorer(ipw.VBox):
         duration_s: float = 6.0,
         device: str = "auto",
         chain: ChainSettings = OFFICIAL,
+        audiogram: str = "",
     ) -> None:
         self._chain = chain
         self._split, self._part, self._device = split, (start_s, duration_s), device
@@ -146,7 +147,9 @@ class Explorer(ipw.VBox):
         self._turns = 0  # of all knobs: an answer to an earlier turn is out of date
         self._quiet = False  # whether the program, not a person, is turning knobs
         self._turned_s = time.monotonic()
-        self._make_knobs(scene, listener, systems)
+        person = self._corpus.split(split).listener(listener, audiogram)
+        self._own = {person.id: person} if audiogram else {}
+        self._make_knobs(scene, person.id, systems)
         self.player = PlayerWidget()
         self.status, self.numbers = ipw.HTML(), ipw.HTML()
         self.picture = ipw.Image(format="png", layout={"max_width": "1180px", "object_fit": "contain"})
@@ -170,12 +173,11 @@ class Explorer(ipw.VBox):
 
     def _make_knobs(self, scene: str, listener: str, systems: Sequence[str]) -> None:
         split = self._corpus.split(self._split)
-        for name, names, kind in ((scene, split.scenes, "scene"), (listener, split.listeners, "listener")):
-            if name not in names:
-                raise ParameterError(f"{kind} {name!r} is not in split {self._split!r}; it has {', '.join(names)}.")
+        if scene not in split.scenes:
+            raise ParameterError(f"Scene {scene!r} is not in split {split.name!r}; it has {', '.join(split.scenes)}.")
         self.corpus = ipw.Text(self._corpus.name, description="Corpus", continuous_update=False)
         self.scene = ipw.Dropdown(options=_scene_options(split), value=scene, description="Scene")
-        self.listener = ipw.Dropdown(options=list(split.listeners), value=listener, description="Listener")
+        self.listener = ipw.Dropdown(options=list(self._listeners(split)), value=listener, description="Listener")
         offered = list(dict.fromkeys([*systems, *SHIPPED_MODELS, *BOUNDS]))
         self.systems = ipw.SelectMultiple(options=offered, value=list(systems), rows=4, description="Systems")
         self.gains = {stem: _level_slider(stem.capitalize(), _GAIN_LIMIT_DB) for stem in STEMS}
@@ -234,7 +236,7 @@ class Explorer(ipw.VBox):
         corpus = open_corpus(self.corpus.value)
         split = corpus.split(self._split)  # may fail, and then nothing has been changed
         self._corpus = corpus
-        self.scene.options, self.listener.options = _scene_options(split), list(split.listeners)
+        self.scene.options, self.listener.options = _scene_options(split), list(self._listeners(split))
         self._set_scene()
         self._set_listener()
 
@@ -243,8 +245,11 @@ class Explorer(ipw.VBox):
         for slider, gain_db in zip(self.gains.values(), self._corpus.gains_db(scene).tolist(), strict=True):
             slider.value = gain_db
 
+    def _listeners(self, split: Split) -> dict[str, Listener]:
+        return {**split.listeners, **self._own}
+
     def _set_listener(self) -> None:
-        listener = self._corpus.split(self._split).listeners[self.listener.value]
+        listener = self._listeners(self._corpus.split(self._split))[self.listener.value]
         for ear in EARS:
             self.audiogram.show(ear, ear_audiogram(listener, ear))
             self.standard[ear].value = _OWN

@@ -22,6 +22,7 @@ from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.identity import claim
+from cadenza_lib.data.audiograms import read_audiograms
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.datasets import check_data
 from cadenza_lib.data.listeners import ear_table, load_listeners
@@ -102,6 +103,18 @@ def _plan(path: Path) -> Any:
     plan = plan_simulation(corpus, "train")
     assert all(corpus.at_ear_folder(song).is_relative_to(corpus.root) for song in plan.songs.values())
     return plan
+
+
+def _audiograms(text: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / "audiograms.csv").write_text(text)
+        return folder / "audiograms.csv"
+
+    return write
+
+
+BY_EAR = "Listener;Ear;0,25 kHz;500;1000;8k\nA;left;20;22,5;NR;>90\nA;R;20;;40;60\nB;l;10;20;30;40\n"
+BY_LISTENER = "listener,L250,L500,left_8000,R250,R 500 Hz,R8000\nA,20,25.5,60,,,\nB,-10,0,120,15,NR,100\n"
 
 
 # Sound files
@@ -378,6 +391,8 @@ def _read_manifest(path: Path) -> Any:
 
 LOADERS = (
     *(Loader(name, _corpus_file(f"metadata/{name}.json"), _read_corpus) for name in METADATA),
+    Loader("audiograms by ear", _audiograms(BY_EAR), read_audiograms, damaged_text),
+    Loader("audiograms by listener", _audiograms(BY_LISTENER), read_audiograms, damaged_text),
     Loader("songs to simulate", _corpus_file("metadata/musdb18.train.json"), _plan),
     Loader("scenes to simulate", _corpus_file("metadata/scenes.train.json"), _plan),
     Loader("wav, 16 bit", _sound("x.wav", subtype="PCM_16"), _read_sound, changed_bytes),

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts
+from damage import NAMES, NUMBERS, TOKENS, VALUES, accepts, changed_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cadenza_lib.chain.pipeline import ChainSettings, enhance
+from cadenza_lib.data.audiograms import read_audiograms
 from cadenza_lib.data.listeners import Listener, spread_listeners, standard_audiogram
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs, sample_scene_listeners, sample_scenes
@@ -64,6 +65,10 @@ def test_texts_of_the_command_line_become_values_or_are_refused(
 WHOLE = st.sampled_from((-(2**63), -1, 0, 1, 2, 3, 1000, 2**31, 2**64))
 REAL = st.sampled_from([float(number) for number in NUMBERS if abs(number) < 10**309 or number != number])
 TEXT = st.sampled_from((*(name for name in NAMES if name != "\ud800"), "stems", "amplified", "32-true", "train"))
+AUDIOGRAM = st.one_of(
+    st.lists(st.sampled_from(("L ", "right:", "250:20 ", "500:>9,", "1k=3.5;", "8 kHz:NR\n", "k"))).map("".join),
+    changed_text("L 250:20 1k=30.5, 8 kHz:NR\nright 500:>90; 4000:-5").map(bytes.decode),
+)
 _STRATEGIES = {int: WHOLE, float: REAL, str: TEXT, bool: st.booleans()}
 
 CORPUS = open_corpus("twin")
@@ -81,6 +86,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[st.SearchStrategy[Any], ...]]] 
     "sample_scenes": (lambda n: sample_scenes(SPLIT.songs, CORPUS.gains, CORPUS.head_positions, n), (WHOLE,)),
     "sample_scene_listeners": (lambda n: sample_scene_listeners(SPLIT.scenes, SPLIT.listeners, n), (WHOLE,)),
     "split": (CORPUS.split, (TEXT,)),
+    "read_audiograms": (read_audiograms, (AUDIOGRAM,)),
     "Space": (
         lambda n, share, low, high: optimiser.Space(n, share, (low, high)).bounds(),
         (st.sampled_from((-1, 0, 1, 3)), REAL, REAL, REAL),

@@ -12,10 +12,9 @@ import torch
 from browser.browsing import EXPLORER, READY, Lab, Watched, jupyterlab, open_tour, write_tour
 from cadenza_lib.chain.fusion import MIXTURE_WEIGHT
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
-from cadenza_lib.data.listeners import Audiogram, Listener, ear_audiogram
+from cadenza_lib.data.listeners import AUDIOGRAM_FREQUENCIES, Audiogram, Listener, ear_audiogram
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.listening import stages
-from cadenza_lib.listening.explore import AUDIOGRAM_FREQUENCIES
 from cadenza_lib.scoring.pairs import score
 
 SCENE, LISTENER, SYSTEM = "scene_10004", "like-L5000", "twin_hdemucs"

@@ -148,6 +148,16 @@ def test_unknown_listener_is_an_error_that_names_those_there_are(pristine: Path)
         split.listener("C")
 
 
+def test_audiogram_stands_in_the_place_of_the_splits_listeners(pristine: Path, tmp_path: Path) -> None:
+    split = Corpus(pristine).split("train")
+    assert split.listener("A", "L 500:10 4000:20 R 500:30 4000:40").id == "own"
+    path = tmp_path / "people.csv"
+    path.write_text("listener,L500,L4000,R500,R4000\nC,1,2,3,4\nD,5,6,7,8\n")
+    assert split.listener("D", str(path)).audiogram_left.levels[0] == 5
+    with pytest.raises(ParameterError, match=r"^Listener 'A' is not in .*people\.csv; it has C, D\.$"):
+        split.listener("A", str(path))
+
+
 def test_validation_layout_without_dry_songs_opens(root: Path) -> None:
     simulate_officially(root)
     (root / "metadata" / "musdb18.train.json").unlink()

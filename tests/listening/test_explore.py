@@ -149,12 +149,25 @@ def test_errors_are_told_on_the_page_as_text(explorer: Explorer) -> None:
 
 
 def test_what_cannot_be_used_stops_the_cell(corpus: Path) -> None:
-    with pytest.raises(ParameterError, match="listener 'nobody' is not in split 'train'; it has A, B"):
+    with pytest.raises(ParameterError, match="Listener 'nobody' is not in split 'train'; it has A, B"):
         Explorer(str(corpus), systems=["oracle"], **ARGUMENTS | {"listener": "nobody"})
-    with pytest.raises(ParameterError, match="scene 'x' is not in split"):
+    with pytest.raises(ParameterError, match="Scene 'x' is not in split"):
         Explorer(str(corpus), systems=["oracle"], **ARGUMENTS | {"scene": "x"})
     with pytest.raises(CorpusError, match="does not exist"):
         Explorer("/nowhere", systems=["oracle"], **ARGUMENTS)
+
+
+def test_own_audiogram_stands_in_the_place_of_a_listener(corpus: Path) -> None:
+    text = "L 250:10 500:15 1000:20 2000:25 3000:30 4000:35 6000:40 8000:45 R 250:50 8000:50"
+    own = Explorer(str(corpus), systems=["oracle"], **ARGUMENTS, audiogram=text)
+    own.wait()
+    assert own.listener.options == ("A", "B", "own")
+    assert own.audiogram.left == [10, 15, 20, 25, 30, 35, 40, 45]
+    assert own.audiogram.right == [50] * 8
+    assert cell(own, "left", "pta_db_hl") == "23.8"
+    own.listener.value = "A"
+    own.wait()
+    assert own.audiogram.left != [10, 15, 20, 25, 30, 35, 40, 45]
 
 
 def test_picture_is_the_same_whatever_matplotlibrc_says(explorer: Explorer, corpus: Path) -> None:

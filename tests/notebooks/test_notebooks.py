@@ -21,6 +21,7 @@ from tolerances import LOUDNESS_LU
 from cadenza_lib.chain.fusion import ensemble, fuse
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import STEMS
+from cadenza_lib.data.audiograms import read_audiograms
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs
@@ -96,12 +97,13 @@ def check_report(out_dir: Path) -> None:
 
 
 def test_00_tour_scores_an_excerpt_as_the_evaluation_does(corpus: Path, tmp_path: Path) -> None:
+    audiogram = "L 250:20 1k:30 4k:60 R 250:40 1k:50 8k:NR"
     out = run(
         "00_tour",
         tmp_path / "out",
         corpus=str(corpus),
         scene="scene_10001",
-        listener="A",
+        audiogram=audiogram,
         systems=["oracle", "mixture"],
         start_s=0.0,
         duration_s=1.0,
@@ -109,7 +111,7 @@ def test_00_tour_scores_an_excerpt_as_the_evaluation_does(corpus: Path, tmp_path
     data = Corpus(corpus)
     split = data.split(SPLIT)
     scene = split.scenes["scene_10001"]
-    song, gains_db, listener = data.at_ear_song(split, scene), data.gains_db(scene), split.listeners["A"]
+    song, gains_db, listener = data.at_ear_song(split, scene), data.gains_db(scene), read_audiograms(audiogram)["own"]
     fused = fuse([song.stems, song.mixture.expand(4, -1, -1) / 4], song.mixture, mixture_weight=0.15)
     scores = pd.read_csv(out / "scores.csv").set_index("output_level_db")
     for output_level_db in (0.0, -6.0, -12.0):
@@ -117,6 +119,7 @@ def test_00_tour_scores_an_excerpt_as_the_evaluation_does(corpus: Path, tmp_path
         expected = score(output, reference_remix(song, gains_db), listener, "scene_10001")
         np.testing.assert_allclose(scores.loc[output_level_db, "haaqi"], expected.haaqi, rtol=0, atol=ROUNDING)
     assert (out / "00_tour.ipynb").stat().st_size < 5e6  # bytes
+    assert "no response at 8000 Hz, taken as 105 dB HL (own right)" in (out / "00_tour.ipynb").read_text()
     check_report(out)
     check_quiet(out)
 

@@ -217,7 +217,7 @@ labels: list[str] = []  # texts
 out_dir: str = "."  # where results go
 """
     notebook = write_notebook(tmp_path / "notebooks/n.ipynb", parameters)
-    values = ["twin", "oracle", "./twin", "scores.csv", "hf://model/x", "", "new/cache", "ü" * 5000]
+    values = ["twin", "oracle", "./twin", "scores.csv", "hf://model/x", "", "L 1k:20; R 1k=NR", "new/cache", "ü" * 5000]
     paths = [
         "twin",
         "oracle",
@@ -225,6 +225,7 @@ out_dir: str = "."  # where results go
         f"{tmp_path}/scores.csv",
         "hf://model/x",
         "",
+        "L 1k:20; R 1k=NR",
         f"{tmp_path}/new/cache",
     ]
     paths.append("ü" * 5000)
