@@ -1,4 +1,4 @@
-"""Train the small separators that ship with the package on dry synthesised songs, as the paper's were on dry MUSDB18-HQ.
+"""Train the small separators that ship with the package on dry synthesised songs, as the paper's on dry MUSDB18-HQ.
 
     .venv/bin/python data/train_demo.py --architecture hdemucs      # writes data/demo_hdemucs.{safetensors,json}
     .venv/bin/python data/train_demo.py --architecture openunmix    # writes data/demo_openunmix.{safetensors,json}

@@ -298,7 +298,7 @@ def test_listeners_come_from_the_corpus_or_from_a_file(tmp_path: Path) -> None:
     alone, unknown = tables.listeners_and_gains_db("", "", str(tmp_path / "listeners.json"))
     assert (list(alone), unknown) == (["X"], {})
     (tmp_path / "people.csv").write_text("listener;L500;L4000;R500;R4000\nX;1;2;3;4\n")
-    own, gains_db = tables.listeners_and_gains_db("demo", "valid", str(tmp_path / "people.csv"))
+    own, gains_db = tables.listeners_and_gains_db("twin", "valid", str(tmp_path / "people.csv"))
     assert own["X"].audiogram_right.levels[[0, -1]].tolist() == [3, 4]
     assert "scene_10001" in gains_db
     with pytest.raises(ParameterError, match="There are no audiograms: give the corpus"):
