@@ -51,6 +51,19 @@ ELSEWHERE = {
         "data/demo_hdemucs.json",
         "--architecture hdemucs_masked --steps 250 --songs 32",
     ),
+    f"{TRAIN} hdemucs_consistent --init demo_hdemucs_stage1.safetensors --steps 3000 --decay 800 --songs 128"
+    " --gain-range-db 8 --ema-decay 0.995 --bf16 --out data/twin_hdemucs.safetensors": (
+        "data/twin_hdemucs.json",
+        "--architecture hdemucs_consistent --steps 3000 --decay 800 --songs 128",
+    ),
+    ".venv/bin/cadenza run notebooks/studies/twin_training.yaml -o runs/twin_training --jobs 2": (
+        "data/twin_stems.json",
+        "notebooks/studies/twin_training.yaml, point stems",
+    ),
+    ".venv/bin/python data/ship.py runs/twin_training": (
+        "data/twin_joint.json",
+        "notebooks/studies/twin_training.yaml, point joint",
+    ),
 }
 SHORTER = {
     '.venv/bin/papermill notebooks/03_evaluate.ipynb out.ipynb -p system mixture -p out_dir "$PWD/runs/mixture"': (
