@@ -108,6 +108,7 @@ ROOMS = {
         "findings",
         "ascent",
         "personal",
+        "output_stages",
         "causes",
         "explain",
     ),

@@ -9,6 +9,7 @@ from .causes import (
 from .comparisons import compare, optimum_sentence, paper_table, system_scores, target_table
 from .explain import explain_difference
 from .findings import fall_table, findings_table
+from .output_stages import compare_stages
 from .personal import compare_settings, severity_table
 from .statistics import correlation_table, mixed_model, partial_correlation_table
 from .tables import (
@@ -28,6 +29,7 @@ __all__ = [
     "clip_effect_table",
     "compare",
     "compare_settings",
+    "compare_stages",
     "correlation_table",
     "data_size_table",
     "describe",

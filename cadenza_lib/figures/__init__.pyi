@@ -12,7 +12,7 @@ from .listeners import (
     losses,
 )
 from .sound import audiograms, hrtf_magnitude, insertion_gain, spectra, stem_levels
-from .systems import data_size, explanation, findings, loss_curves, mixture_weights, targets, ternary
+from .systems import data_size, explanation, findings, loss_curves, mixture_weights, output_stages, targets, ternary
 
 __all__ = [
     "EAR_STYLE",
@@ -34,6 +34,7 @@ __all__ = [
     "loss_curves",
     "losses",
     "mixture_weights",
+    "output_stages",
     "panels",
     "save",
     "spectra",

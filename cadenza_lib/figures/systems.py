@@ -6,10 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator
 
-__all__ = ["data_size", "explanation", "findings", "loss_curves", "mixture_weights", "targets", "ternary"]
+__all__ = [
+    "data_size",
+    "explanation",
+    "findings",
+    "loss_curves",
+    "mixture_weights",
+    "output_stages",
+    "targets",
+    "ternary",
+]
 
 _BLUE, _ORANGE = "#0173b2", "#de8f05"
 _THROUGH = {"output stage": _ORANGE, "separation": _BLUE, "neither": "0.7", "all": "0.25"}
@@ -132,6 +142,31 @@ def mixture_weights(
     axes.plot(best["mixture_weight"], best[column], "*", color=_ORANGE, markersize=15, label=label)
     axes.set(title=title, xlabel="Mixture weight w", ylabel=ylabel)
     axes.legend()
+    return axes
+
+
+def output_stages(table: pd.DataFrame, axes: Axes, title: str = "Output stages") -> Axes:
+    """Draw what each output stage adds to the official HAAQI, for all listeners and by severity.
+
+    Parameters
+    ----------
+    table
+        As from `output_stages.compare_stages`, of one system.
+    axes, title
+        To draw into.
+    """
+    stages = [stage for stage in table["stage"].unique() if table.loc[table["stage"] == stage, "difference"].any()]
+    for place, (severity, rows) in enumerate(table.groupby("severity", sort=False)):
+        rows = rows.set_index("stage").loc[stages]
+        x = np.arange(len(stages)) + 0.12 * (place - table["severity"].nunique() / 2)
+        interval = np.abs(rows[["difference_low", "difference_high"]].to_numpy() - rows[["difference"]].to_numpy()).T
+        colour = "black" if severity == "all" else colormaps["viridis"](place / table["severity"].nunique())
+        axes.errorbar(x, rows["difference"], yerr=interval, fmt="o", capsize=3, color=colour, label=severity)
+    levels = table.drop_duplicates("stage").set_index("stage").loc[stages, "level_db"]
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set_xticks(range(len(stages)), [f"{stage}\n{level:g} dB" for stage, level in levels.items()], rotation=20)
+    axes.set(title=title, ylabel="HAAQI minus that of the official output")
+    axes.legend(title="Better ear")
     return axes
 
 
