@@ -1,8 +1,11 @@
-"""What tests share: ten kinds of stereo signals, from noise to music, and SI-SDR."""
+"""What tests share: ten kinds of stereo signals, from noise to music, SI-SDR, and files that need PyAV."""
 
+from fractions import Fraction
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -46,3 +49,23 @@ def si_sdr_db(estimate: Tensor, target: Tensor) -> Tensor:
     estimate, target = estimate.flatten(-2), target.flatten(-2)
     projection = (estimate * target).sum(-1, keepdim=True) / target.square().sum(-1, keepdim=True) * target
     return 10 * torch.log10(projection.square().sum(-1) / (estimate - projection).square().sum(-1))
+
+
+def write_with_pyav(
+    path: Path,
+    *tracks: np.ndarray,
+    codec: str = "aac",
+    sample_rate: int = SAMPLE_RATE,
+    options: dict[str, str] | None = None,
+) -> None:
+    """Write sound tracks `(channel, time)`, or skip the test where PyAV is missing."""
+    av = pytest.importorskip("av", reason="PyAV (the extra media) is not installed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layouts = {1: "mono", 2: "stereo", 6: "5.1"}
+    with av.open(str(path), "w", options=options) as container:
+        streams = [container.add_stream(codec, rate=sample_rate, layout=layouts[len(track)]) for track in tracks]
+        for stream, track in zip(streams, tracks, strict=True):
+            samples = np.ascontiguousarray(track, np.float32)
+            frame = av.AudioFrame.from_ndarray(samples, format="fltp", layout=stream.layout.name)
+            frame.sample_rate, frame.pts, frame.time_base = sample_rate, 0, Fraction(1, sample_rate)
+            container.mux(stream.encode(frame) + stream.encode(None))

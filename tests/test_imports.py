@@ -40,7 +40,7 @@ ROOMS = {
         "identity",
         "processes",
     ),
-    "audio": ("resampling", "loudness", "acoustics", "heads"),
+    "audio": ("resampling", "loudness", "acoustics", "media", "heads"),
     "data": (
         "listeners",
         "audiograms",

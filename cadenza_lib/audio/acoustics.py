@@ -42,9 +42,10 @@ class AudioHeader:
 
     frames: int  # samples of each channel
     channels: int
+    sample_rate: int  # Hz
 
 
-def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = (2,)) -> AudioHeader:
+def read_header(path: Path | str, sample_rate: int | None, channels: tuple[int, ...] | None = (2,)) -> AudioHeader:
     """Return the header of a sound file, checked without reading a sample.
 
     Parameters
@@ -52,9 +53,9 @@ def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = 
     path
         The file.
     sample_rate
-        The rate in Hz that it must have.
+        The rate in Hz that it must have, or None for any.
     channels
-        The numbers of channels that it may have.
+        The numbers of channels that it may have, or None for any.
 
     Raises
     ------
@@ -69,9 +70,9 @@ def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = 
         size, promised_size = path.stat().st_size, _promised_size(path)
     except (soundfile.LibsndfileError, OSError, struct.error) as error:
         raise _unreadable(path, error) from error
-    if info.samplerate != sample_rate:
+    if sample_rate is not None and info.samplerate != sample_rate:
         raise AudioError(f"{path} has a sample rate of {info.samplerate} Hz, not {sample_rate}; resample it.")
-    if info.channels not in channels:
+    if channels is not None and info.channels not in channels:
         raise AudioError(f"{path} has {info.channels} channel(s), not {' or '.join(map(str, channels))}; convert it.")
     if promised_size > size:
         raise AudioError(f"{path} is cut off: {size} of {promised_size} bytes; copy or download it again.")
@@ -79,7 +80,7 @@ def read_header(path: Path | str, sample_rate: int, channels: tuple[int, ...] = 
         raise AudioError(f"{path} is empty: it holds 0 samples by its header; write or download it again.")
     if info.frames >= _UNKNOWN_FRAMES:
         raise AudioError(f"{path} does not say how many samples it has, as if written to a pipe; write it to a file.")
-    return AudioHeader(info.frames, info.channels)
+    return AudioHeader(info.frames, info.channels, info.samplerate)
 
 
 def read_audio(

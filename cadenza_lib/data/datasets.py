@@ -20,9 +20,10 @@ from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.core.paths import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.data.corpus import Corpus, Split
 from cadenza_lib.data.listeners import ASYMMETRY_DB, Listener, ear_table, measurement_note
+from cadenza_lib.data.metadata import load_songs
 from cadenza_lib.data.songs import READERS, SIGNALS, Song, SongFolder, mixture_loudness, signal_file
 
-__all__ = ["MUSDB18_SPLITS", "Finding", "check_data", "song_folders"]
+__all__ = ["MUSDB18_SPLITS", "Finding", "check_data"]
 
 MUSDB18_SPLITS = ("train", "test")
 """Directories that songs of MUSDB18-HQ lie in."""
@@ -84,8 +85,8 @@ def check_data(path: Path | str, levels: bool = False) -> list[Finding]:
 
 def _check_folder(root: Path, levels: bool) -> list[Finding]:
     """Check a folder of songs in MUSDB18-HQ's layout."""
-    folders = {split: song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
-    folders = {split: songs for split, songs in folders.items() if songs} or {"songs": song_folders(root)}
+    folders = {split: _song_folders(find_path(root / split, root)) for split in MUSDB18_SPLITS}
+    folders = {split: songs for split, songs in folders.items() if songs} or {"songs": _song_folders(root)}
     songs = [song for songs_of_split in folders.values() for song in songs_of_split]
     if not songs:
         raise CorpusError(
@@ -104,7 +105,7 @@ def _check_folder(root: Path, levels: bool) -> list[Finding]:
     ]
 
 
-def song_folders(folder: Path) -> list[Path]:
+def _song_folders(folder: Path) -> list[Path]:
     """Return the directories in a folder that hold at least one of the five files of a song, sorted by name.
 
     Raises
@@ -131,7 +132,7 @@ def _check_corpus(root: Path, levels: bool) -> list[Finding]:
     findings += _check_hrtfs(corpus)
     for kind in ("music", "at_mic_music"):
         splits = _subfolders(find_path(root / "audio" / kind, root))
-        songs = [song for split in splits for song in song_folders(split)]
+        songs = [song for split in splits for song in _song_folders(split)]
         if songs:
             findings += _check_songs(f"audio/{kind}", songs)
             findings += _check_case(songs)
@@ -142,6 +143,14 @@ def _check_corpus(root: Path, levels: bool) -> list[Finding]:
 
 def _check_split(corpus: Corpus, name: str, named: set[Path], levels: bool) -> list[Finding]:
     """Check the metadata of a split and whether what they name exists; add its folders to `named`."""
+    try:
+        dry, heard = (
+            {song: find(entry) for song, entry in load_songs(corpus.metadata_file(f"{kind}.{name}.json")).items()}
+            for kind, find in (("musdb18", corpus.music_folder), ("at_mic_music", corpus.at_ear_folder))
+        )
+    except CadenzaError as error:
+        return [Finding("DAMAGE", name, str(error))]
+    named.update(dry.values(), heard.values())
     missing = [kind for kind in _METADATA[:3] if not corpus.metadata_file(f"{kind}.{name}.json").exists()]
     if not any(corpus.metadata_file(f"{kind}.{name}.json").exists() for kind in _METADATA[3:]):
         missing.append("musdb18 or at_mic_music")
@@ -152,12 +161,9 @@ def _check_split(corpus: Corpus, name: str, named: set[Path], levels: bool) -> l
         return [Finding("MISSING", name, f"no {', '.join(missing)}.{name}.json, so nothing can be run{remedy}")]
     try:
         split = corpus.split(name)
-        dry = {song: corpus.music_folder(entry) for song, entry in split.songs.items()}
-        heard = {song: corpus.at_ear_folder(entry) for song, entry in split.at_ear_songs.items()}
     except CadenzaError as error:
         return [Finding("DAMAGE", name, str(error))]
     findings = []
-    named.update(dry.values(), heard.values())
     for folders, kind, file in (
         (dry, "dry", f"musdb18.{name}.json"),
         (heard, "at-ear", f"at_mic_music.{name}.json"),
@@ -266,7 +272,7 @@ def _check_case(songs: Iterable[Path]) -> Iterator[Finding]:
 
 
 def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> list[Finding]:
-    """Check the headers of each song's files; songs to be imported may be mono or lack the mixture."""
+    """Check the headers of each song's files; of songs to be imported, what import cannot mend."""
     with ThreadPoolExecutor(READERS) as pool:
         headers = list(pool.map(lambda folder: _song_headers(folder, for_import), songs))
     size = sum(header.bytes for song in headers for header in song)
@@ -275,7 +281,7 @@ def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> l
     problems = [header.problem for song in headers for header in song if header.problem]
     for song in headers:
         whole = [header for header in song if not header.problem]
-        if len({header.frames for header in whole}) > 1:
+        if len({header.frames for header in whole}) > 1 and not for_import:
             lengths = ", ".join(f"{header.path.stem.lower()} {header.frames}" for header in whole)
             problems.append(f"{whole[0].path.parent} has files of unequal length in samples: {lengths}")
     return findings + _damage(subject, problems)
@@ -301,13 +307,14 @@ def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
     files = {name: signal_file(folder, name) for name in SIGNALS}
     if for_import and not files["mixture"].exists():
         del files["mixture"]
-    return [_read_header(file, (1, 2) if for_import else (2,)) for file in files.values()]
+    return [_read_header(file, for_import) for file in files.values()]
 
 
-def _read_header(path: Path, channels: tuple[int, ...] = (2,)) -> _Header:
+def _read_header(path: Path, for_import: bool = False) -> _Header:
     """Return the header of a sound file, or the problem with it."""
     try:
-        return _Header(path, read_header(path, SAMPLE_RATE, channels).frames, path.stat().st_size)
+        header = read_header(path, None, (1, 2)) if for_import else read_header(path, SAMPLE_RATE)
+        return _Header(path, round(header.frames * SAMPLE_RATE / header.sample_rate), path.stat().st_size)
     except AudioError as error:
         return _Header(path, problem=str(error).rstrip("."))
 

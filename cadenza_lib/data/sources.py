@@ -1,33 +1,47 @@
-"""Where songs come from: a folder in MUSDB18-HQ's layout, MoisesDB, or a table of paths.
+"""Where songs come from: MUSDB18, its HQ version, folders of four stems, MoisesDB, or a table of paths.
 
 The table is a CSV file with the columns song, vocals, drums, bass, other and, if there is one, mixture.
 """
 
+import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cadenza_lib.audio.acoustics import read_header
 from cadenza_lib.audio.loudness import BLOCK_S
+from cadenza_lib.audio.media import AUDIO_SUFFIXES, STEM_SUFFIX, audio_header, stem_stream
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.documents import read_json
 from cadenza_lib.core.errors import AudioError, CorpusError
-from cadenza_lib.core.paths import absolute_path, check_utf8, file_name, find_path, is_inside
+from cadenza_lib.core.paths import absolute_path, check_utf8, file_name, find_path, is_inside, list_folder, normal_form
 from cadenza_lib.core.tables import read_table
-from cadenza_lib.data.datasets import MUSDB18_SPLITS, song_folders
-from cadenza_lib.data.songs import SIGNALS, signal_file
+from cadenza_lib.data.datasets import MUSDB18_SPLITS
+from cadenza_lib.data.songs import SIGNALS
 
-__all__ = ["CHANNELS", "Sources", "check_headers", "find_songs", "is_whole"]
+__all__ = ["Sources", "can_link", "check_headers", "describe", "find_songs"]
+
+_LOGGER = logging.getLogger(__name__)
+
+_NAMES = {
+    "vocals": ("vocals", "vocal", "vox", "voice", "voices", "singing"),
+    "drums": ("drums", "drum", "drumkit"),
+    "bass": ("bass", "basses"),
+    "other": ("other", "others", "rest", "accompaniment"),
+    "mixture": ("mixture", "mix", "master"),
+}
+"""What the files of a song may be called; earlier names are preferred, since an accompaniment is often no stem."""
 
 _MOISESDB_STEMS = {"vocals": "vocals", "drums": "drums", "bass": "bass"}
 """Stems of MoisesDB and ours; all others are "other": fx, guitar, other keys, other plucked, percussion, piano, bowed
 strings and wind. That is the four-stem mapping of MoisesDB's own package, so percussion does not join the drums."""
 
 Sources = Mapping[str, Sequence[Path]]
-"""The files that sum to each of the signals; the mixture may be left out, and is then the sum of the stems."""
+"""The files that sum to each of the signals; the mixture may be left out, and is then the sum of the stems.
 
-CHANNELS = (1, 2)
-"""Numbers of channels that files may have; mono is made stereo."""
+A `.stem.mp4` stands for each of its five signals.
+"""
 
 
 def find_songs(source: Path | str) -> dict[str, Sources]:
@@ -36,7 +50,8 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
     Raises
     ------
     CorpusError
-        If the source has no songs, songs lie in two splits, a name occurs twice, or a file is missing.
+        If the source has no songs, songs lie in two splits, a name occurs twice, a file is missing, or two have names
+        of the same stem.
     """
     source = absolute_path(source)
     if source.suffix.lower() == ".csv":
@@ -47,12 +62,12 @@ def find_songs(source: Path | str) -> dict[str, Sources]:
         _check_one_split(source, [card.parent for card in cards])
         songs = [_from_moisesdb(card) for card in cards]
     else:
-        places = [source, *(find_path(source / split, source) for split in MUSDB18_SPLITS)]
-        folders = [folder for place in places for folder in song_folders(place)]
-        _check_one_split(source, folders)
-        songs = [_from_folder(folder) for folder in folders]
+        songs = _from_folders(source)
     if not songs:
-        raise CorpusError(f"{source} has no folders with {', '.join(STEMS)}.wav, and no data.json of MoisesDB.")
+        raise CorpusError(
+            f"{source} has no folders with {', '.join(STEMS)}.wav (or other audio), no song{STEM_SUFFIX}, and no "
+            f"data.json of MoisesDB; give the directory directly above the songs."
+        )
     names = [name for name, _ in songs]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -76,12 +91,48 @@ def _check_one_split(source: Path, folders: Sequence[Path]) -> None:
         raise CorpusError(f"{source} has songs both in {first} and in {second}; {remedy}.")
 
 
-def _from_folder(folder: Path) -> tuple[str, Sources]:
-    """Read a song in MUSDB18-HQ's layout, in WAV or FLAC, whose mixture may be missing."""
-    files = {name: [signal_file(folder, name)] for name in SIGNALS}
-    if not os.path.exists(files["mixture"][0]):
-        del files["mixture"]
-    return folder.name, files
+def _from_folders(source: Path) -> list[tuple[str, Sources]]:
+    """Find the songs of a directory, and of `train` or `test` in it: directories of stems, and files of five tracks."""
+    places = [source, *(find_path(source / split, source) for split in MUSDB18_SPLITS)]
+    songs: list[tuple[Path, str, Sources]] = []
+    unused: list[Path] = []
+    for path in [path for place in places for path in list_folder(place)]:
+        if path.name.lower().endswith(STEM_SUFFIX):
+            songs.append((path, path.name[: -len(STEM_SUFFIX)], {signal: [path] for signal in SIGNALS}))
+        elif path.is_dir() and (files := _stem_files(path)):
+            songs.append((path, path.name, files))
+            used = [file for paths in files.values() for file in paths]
+            unused += [file for file in list_folder(path) if file.suffix.lower() in AUDIO_SUFFIXES and file not in used]
+    _check_one_split(source, [path for path, _, _ in songs])
+    if unused:
+        _LOGGER.warning("%d sound file(s) are taken for no stem and left out, such as %s.", len(unused), unused[0])
+    return [(name, files) for _, name, files in songs]
+
+
+def _stem_files(folder: Path) -> Sources:
+    """Return the files of the signals in a directory by their names; none if no name is that of a signal."""
+    audio = [path for path in list_folder(folder) if path.suffix.lower() in AUDIO_SUFFIXES]
+    files: dict[str, list[Path]] = {}
+    for signal, names in _NAMES.items():
+        ranks = {path: rank for path in audio if (rank := _rank(path, names)) is not None}
+        best = [path for path, rank in ranks.items() if rank == min(ranks.values())]
+        if len(best) > 1:
+            both = f"{best[0].name} and {best[1].name}, each of which could be the {signal}"
+            raise CorpusError(f"{folder} has {both}; move one elsewhere, or name the files in a table (.csv).")
+        if best:
+            files[signal] = best
+    if files:
+        files |= {stem: [folder / f"{stem}.wav"] for stem in STEMS if stem not in files}  # reported as missing
+    return files
+
+
+def _rank(path: Path, names: Sequence[str]) -> int | None:
+    """Return the place of a file's name among names, whole or, after those, by its last word: `My song - Vox 2.mp3`."""
+    words = re.findall(r"[^\W\d_]+", normal_form(path.stem).lower())
+    whole = " ".join(words)
+    if whole in names:
+        return names.index(whole)
+    return len(names) + names.index(words[-1]) if words and words[-1] in names else None
 
 
 def _from_table(path: Path) -> list[tuple[str, Sources]]:
@@ -116,35 +167,44 @@ def _file_name(text: str) -> str:
 
 
 def check_headers(name: str, files: Sources) -> int:
-    """Check the files of a song by their headers, and return its length in samples.
+    """Check the files of a song by their headers, and return its length in samples of the corpus, 0 if none tells it.
 
-    A mixture that is longer or shorter than a stem is refused, if only by a sample: the difference may lie at the
-    beginning, and stem and mixture would then be out of step. Without a mixture, which is then the sum of the stems,
-    shorter files are padded at the end, as MoisesDB's own package does.
+    Raises
+    ------
+    AudioError
+        If a file is unusable, or the song is too short.
+    CorpusError
+        If there is no stem.
     """
-    headers = {
-        signal: [read_header(path, SAMPLE_RATE, CHANNELS) for path in paths] for signal, paths in files.items() if paths
-    }
-    if not headers.keys() & set(STEMS):
+    if not any(files.get(stem) for stem in STEMS):
         raise CorpusError(f"The song {name!r} has none of {', '.join(STEMS)}; name a file for one of them.")
-    lengths = {signal: max(header.frames for header in parts) for signal, parts in headers.items()}
-    for signal, length in lengths.items():
-        if length != lengths.get("mixture", length):
-            raise AudioError(
-                f"{files[signal][0]} has {length} samples but the mixture {files['mixture'][0]} has "
-                f"{lengths['mixture']}; give files of one length, or no mixture, which is then the sum of the stems."
-            )
-    if max(lengths.values()) < BLOCK_S * SAMPLE_RATE:
-        duration_s = max(lengths.values()) / SAMPLE_RATE
+    headers = [audio_header(path, stem_stream(path, signal)) for signal in files for path in files[signal]]
+    length = max(round(header.frames * SAMPLE_RATE / header.sample_rate) for header in headers)
+    if 0 < length < BLOCK_S * SAMPLE_RATE:
         raise AudioError(
-            f"The song {name!r} lasts {duration_s:.3f} s, but its loudness needs {BLOCK_S} s; leave it out."
+            f"The song {name!r} lasts {length / SAMPLE_RATE:.3f} s, but its loudness needs {BLOCK_S} s; leave it out."
         )
-    return max(lengths.values())
+    return length
 
 
-def is_whole(files: Sources) -> bool:
-    """Tell whether a song has five stereo files, one for each signal."""
-    return all(
-        len(files.get(signal, ())) == 1 and read_header(files[signal][0], SAMPLE_RATE, CHANNELS).channels == 2
-        for signal in SIGNALS
-    )
+def can_link(files: Sources) -> bool:
+    """Tell whether a song has five WAV files, one for each signal, that a corpus may hold as they are."""
+    if any(len(files.get(signal, ())) != 1 or files[signal][0].suffix.lower() != ".wav" for signal in SIGNALS):
+        return False
+    try:
+        return len({read_header(files[signal][0], SAMPLE_RATE).frames for signal in SIGNALS}) == 1
+    except AudioError:
+        return False
+
+
+def describe(files: Sources) -> str:
+    """Return what is taken for what, in one line."""
+    different = {path for paths in files.values() for path in paths}
+    if len(different) == 1 and different.pop().name.lower().endswith(STEM_SUFFIX):
+        return f"five sound tracks of {STEM_SUFFIX}"
+    parts = []
+    for signal in SIGNALS:
+        names = [path.name for path in files.get(signal, ())]
+        nothing = "sum of the stems" if signal == "mixture" else "silence"
+        parts.append(f"{signal} = {names[0] if len(names) == 1 else f'{len(names)} files' if names else nothing}")
+    return ", ".join(parts)

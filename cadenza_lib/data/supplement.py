@@ -1,45 +1,50 @@
 """More songs and more scenes for a corpus: the paper's supplementation (section 2.2), and songs of other data sets.
 
-Songs (see `sources`) are linked where their files can be used as they are, and otherwise summed to the four stems. Each
-has a `sources.json` beside its files, which records the content that it was made of, so that another import recognises
-it. Scenes are drawn by the official sampler.
+Songs (see `sources`) are linked where their files can be used as they are, and otherwise converted and summed to the
+four stems. Each has a `sources.json` beside its files, which records the content that it was made of, so that another
+import recognises it. Scenes are drawn by the official sampler.
 """
 
+import logging
 import os
 import shutil
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import soundfile
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from cadenza_lib.audio.acoustics import read_audio
+from cadenza_lib.audio.media import read_audio, stem_stream
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.documents import read_json, write_json
-from cadenza_lib.core.errors import CorpusError, ParameterError
+from cadenza_lib.core.errors import AudioError, CorpusError, ParameterError
 from cadenza_lib.core.files import make_directory, publish
 from cadenza_lib.core.identity import digest, file_identity
 from cadenza_lib.core.paths import absolute_path, find_path
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.metadata import load_songs
 from cadenza_lib.data.scenes import sample_scene_listeners, sample_scenes
-from cadenza_lib.data.songs import READERS, RECORD, SIGNALS, signal_file
-from cadenza_lib.data.sources import CHANNELS, Sources, check_headers, find_songs, is_whole
+from cadenza_lib.data.songs import READERS, RECORD, SIGNALS, SongFolder, signal_file
+from cadenza_lib.data.sources import Sources, can_link, check_headers, describe, find_songs
 
 __all__ = ["draw_scenes", "import_songs"]
 
+_LOGGER = logging.getLogger(__name__)
+
+_MAX_TOLD = 10  # lines on what songs were made of; songs of which the same is to be said share a line
 _BYTES_PER_SAMPLE = 8  # two channels of 32-bit floats
 
 
 def import_songs(source: Path | str, root: Path | str, split: str, progress: bool = True) -> dict[str, str]:
     """Add the songs of a folder or a table to a split of the corpus in `root`.
 
-    A song of five stereo WAV files is linked. The others are written as 32-bit float WAV, which no sum can clip, and
-    mono is made stereo. Headers are checked before the first song is placed. A song that is there already, of the same
-    content, is kept, so a stopped import resumes.
+    A song of five stereo WAV files at 44.1 kHz and of one length is linked. The others are written as such, with 32-bit
+    floats, which no sum can clip; the log says what was taken for what and how it was changed. Headers are checked
+    before the first song is placed. A song that is there already, of the same content, is kept, so a stopped import
+    resumes.
 
     Returns
     -------
@@ -52,7 +57,7 @@ def import_songs(source: Path | str, root: Path | str, split: str, progress: boo
     CorpusError
         If the source has no songs, the disk is too small, or the split has another song of the same name.
     AudioError
-        If a file is unusable, or the mixture of a song differs in length from a stem.
+        If a file is unusable.
     ParameterError
         If the split's name cannot be part of a file name, or the corpus cannot be written.
     """
@@ -72,13 +77,15 @@ def import_songs(source: Path | str, root: Path | str, split: str, progress: boo
             raise CorpusError(f"{path} has a song {name!r} in {present[name]['Path']}; rename one of the two.")
     missing = [name for name, files in songs.items() if not _is_imported(folder / name, files, source)]
     states = {name: "replaced" if (folder / name).exists() else "added" for name in missing}
-    needed = sum(len(SIGNALS) * _BYTES_PER_SAMPLE * lengths[name] for name in missing if not _can_link(songs[name]))
+    needed = sum(len(SIGNALS) * _BYTES_PER_SAMPLE * lengths[name] for name in missing if not can_link(songs[name]))
     if needed > (free := shutil.disk_usage(folder).free):
         raise CorpusError(f"{folder} has {free / 1e9:.1f} GB free, but songs take {needed / 1e9:.1f} GB; make room.")
-    for name in tqdm(missing, unit="song", disable=not progress):
-        _place(folder / name, songs[name], source)
+    told = {
+        name: _place(folder / name, songs[name], source) for name in tqdm(missing, unit="song", disable=not progress)
+    }
     new = [entry for name, entry in entries.items() if name not in present]
     write_json(path, [*present.values(), *new], official=True)
+    _tell(told)
     return {name: states.get(name, "kept" if name in present else "added") for name in songs}
 
 
@@ -142,11 +149,6 @@ def _own_or_like(corpus: Corpus, kind: str, split: str, like: str | None) -> Pat
     return path
 
 
-def _can_link(files: Sources) -> bool:
-    """Tell whether the files of a song can be used as they are."""
-    return is_whole(files) and all(paths[0].suffix.lower() == ".wav" for paths in files.values())
-
-
 def _identity(files: Sources) -> str:
     """Return the identity of the content of a song's files."""
     return digest({signal: [file_identity(path) for path in paths] for signal, paths in files.items() if paths})
@@ -157,8 +159,13 @@ def _is_imported(folder: Path, files: Sources, source: Path) -> bool:
     if not folder.exists():
         return False
     if {absolute_path(path.parent) for paths in files.values() for path in paths} == {absolute_path(folder)}:
-        if not is_whole(files):
-            raise CorpusError(f"{folder} lacks a mixture or is mono; move it out of the corpus, and import it.")
+        try:
+            SongFolder(folder).check()
+        except AudioError as error:
+            reason = str(error).split(";")[0]
+            raise CorpusError(
+                f"{folder} must be converted ({reason}); move it out of the corpus, and import it."
+            ) from error
         return True
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {"Source": "elsewhere"}
     if not isinstance(record, dict) or not isinstance(record.get("Source"), str):
@@ -172,17 +179,18 @@ def _is_imported(folder: Path, files: Sources, source: Path) -> bool:
     return False
 
 
-def _place(folder: Path, files: Sources, source: Path) -> None:
-    """Link or write the five files of a song; the directory is complete or absent."""
+def _place(folder: Path, files: Sources, source: Path) -> str:
+    """Link or write the five files of a song, and say how; the directory is complete or absent."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
-        if _can_link(files):
+        notes = ["linked"]
+        if can_link(files):
             for name in SIGNALS:
                 os.symlink(files[name][0], unfinished / f"{name}.wav")
         else:
-            _write_sums(unfinished, files)
+            notes = _write_sums(unfinished, files)
         write_json(unfinished / RECORD, {"Source": str(source), "Identity": _identity(files)})
         if folder.exists():
             shutil.rmtree(folder)
@@ -191,22 +199,38 @@ def _place(folder: Path, files: Sources, source: Path) -> None:
         raise CorpusError(f"{folder} cannot be written ({error}); make room on a disk that can hold links.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+    return "; ".join([describe(files), *notes])
 
 
-def _write_sums(folder: Path, files: Sources) -> None:
-    """Write each stem as the sum of its files, padded to the longest of all, and the mixture."""
-    tracks = {name: [_stereo(path) for path in paths] for name, paths in files.items()}
-    length = max((track.shape[-1] for name in tracks for track in tracks[name]), default=0)
+def _tell(told: dict[str, str]) -> None:
+    """Log what songs were made of."""
+    songs: dict[str, list[str]] = defaultdict(list)
+    for name, text in told.items():
+        songs[text].append(name)
+    for text, names in list(songs.items())[:_MAX_TOLD]:
+        _LOGGER.info("%s: %s.", names[0] if len(names) == 1 else f"{len(names)} songs", text)
+    if len(songs) > _MAX_TOLD:
+        _LOGGER.info("%d more songs.", sum(map(len, list(songs.values())[_MAX_TOLD:])))
+
+
+def _write_sums(folder: Path, files: Sources) -> list[str]:
+    """Write each stem as the sum of its files, padded to the longest of all, and the mixture; return the changes."""
+    changes: dict[str, dict[str, None]] = defaultdict(dict)  # the signals by what was done to them, each once
+    tracks = {}
+    for name, paths in files.items():
+        read = [read_audio(path, SAMPLE_RATE, stem_stream(path, name)) for path in paths]
+        tracks[name] = [track for track, _ in read]
+        for note in (note for _, notes in read for note in notes):
+            changes[note][name] = None
+    length = max(track.shape[-1] for parts in tracks.values() for track in parts)
     signals = {name: torch.zeros(2, length, dtype=torch.float64) for name in STEMS}
-    for name in STEMS:
-        for track in tracks[name]:
-            signals[name][:, : track.shape[-1]] += track
-    mixture = tracks.get("mixture")
-    signals["mixture"] = mixture[0] if mixture else torch.stack([signals[name] for name in STEMS]).sum(0)
+    for name, parts in tracks.items():
+        for track in parts:
+            signals.setdefault(name, torch.zeros(2, length, dtype=torch.float64))[:, : track.shape[-1]] += track
+            if track.shape[-1] < length:
+                changes["padded at the end to the longest, as if all began together"][name] = None
+    if "mixture" not in signals:
+        signals["mixture"] = torch.stack([signals[name] for name in STEMS]).sum(0)
     for name, signal in signals.items():
         soundfile.write(folder / f"{name}.wav", signal.T.numpy(), SAMPLE_RATE, subtype="FLOAT")
-
-
-def _stereo(path: Path) -> Tensor:
-    """Read a file of one or two channels as two, float64."""
-    return read_audio(path, SAMPLE_RATE, CHANNELS).expand(2, -1)
+    return [f"{', '.join(names)} {change}" for change, names in changes.items()]
