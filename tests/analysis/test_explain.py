@@ -19,7 +19,7 @@ from cadenza_lib.analysis.findings import fall_table
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
-from cadenza_lib.data.listeners import standard_listener_entry
+from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES, BISGAARD_THRESHOLDS_DB_HL, listener_entry
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.pairs import score
 from cadenza_lib.separation.separators import load
@@ -27,6 +27,11 @@ from cadenza_lib.separation.separators import load
 ROUNDING = 1e-12
 HAAQI_TOLERANCE = 1e-6  # of the fast path to the full one, as in test_bases
 N_PAIRS = 12
+
+
+def entry_of(name: str, *ears: str) -> dict[str, Any]:
+    """Return a listener with two standard audiograms as the challenge's files hold it."""
+    return listener_entry(name, BISGAARD_FREQUENCIES, *(BISGAARD_THRESHOLDS_DB_HL[ear] for ear in ears))
 
 
 def described(n_pairs: int = N_PAIRS) -> pd.DataFrame:
@@ -134,7 +139,7 @@ def two_splits(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     for kind in ("musdb18", "scenes", "scene_listeners", "listeners"):
         content = (metadata / f"{kind}.train.json").read_text().replace("train/", "soft/")
         (metadata / f"{kind}.soft.json").write_text(content)
-    people = {name: standard_listener_entry(name, *ears) for name, ears in (("A", ("N3", "N3")), ("B", ("N5", "N4")))}
+    people = {name: entry_of(name, *ears) for name, ears in (("A", ("N3", "N3")), ("B", ("N5", "N4")))}
     (metadata / "listeners.soft.json").write_text(json.dumps(people))
     return Corpus(root)
 
@@ -202,7 +207,7 @@ def test_a_stopped_run_goes_on_and_changed_listeners_are_scored_again(
     pd.testing.assert_frame_equal(resumed, expected, rtol=ROUNDING)
 
     path = corpus.metadata / "listeners.soft.json"
-    people = json.loads(path.read_text()) | {"B": standard_listener_entry("B", "N6", "N6")}
+    people = json.loads(path.read_text()) | {"B": entry_of("B", "N6", "N6")}
     path.write_text(json.dumps(people))
     explained(corpus, tmp_path / "out", n_pairs=4)
     (table,) = (tmp_path / "out").glob("scores.*.csv")
