@@ -13,12 +13,11 @@ from cadenza_lib.separation.separators import SHIPPED_MODELS, load_network
 from cadenza_lib.training.files import read_metrics
 
 for folder in sorted(Path(sys.argv[1], "finetune").iterdir()):
-    if f"twin_{folder.name}" in SHIPPED_MODELS:
+    if f"twin_{folder.name}" in SHIPPED_MODELS and (folder / "manifest.json").exists():
         network, _ = load_network(str(folder / "last.safetensors"))
-        metrics, manifest = read_metrics(folder), read_json(folder / "manifest.json")
+        metrics = read_metrics(folder)
         losses = metrics.dropna(subset="valid_loss").set_index("step")["valid_loss"].round(5)
         card = read_json(folder / "last.json")
         card["study"] = f"notebooks/studies/twin_training.yaml, point {folder.name}"
         card["validation_loss"] = losses.to_dict()
-        card["duration_s"] = round(manifest["duration_s"])
         save_checkpoint(network, DATA / f"twin_{folder.name}.safetensors", card)

@@ -378,7 +378,7 @@ class _Run:
             "architecture": self.card["architecture"],
             "arguments": self.card["arguments"],
             "trained_on": f"{self.card.get('trained_on', 'unknown')}; then split {self.config.split} of "
-            f"{self.corpus.name} at the ears",
+            f"{self.corpus.name} {'dry' if self.config.dry else 'at the ears'}",
             "fine_tuning": asdict(self.config),
             "steps": self.step,
             "validation": self.best if name == "best" else None,
