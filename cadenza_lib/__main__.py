@@ -78,7 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--scores", type=Path, metavar="DIR", help="also say how much an evaluation in DIR clips")
 
     songs = _add(actions, "import", "add songs of a folder or table to a corpus", _import)
-    songs.add_argument("source", type=Path, metavar="SOURCE", help="folder of songs, MoisesDB, or a table (.csv)")
+    songs.add_argument(
+        "source", type=Path, metavar="SOURCE", help="folder of songs, MUSDB18, MoisesDB, or a table (.csv)"
+    )
 
     scenes = _add(actions, "scenes", "draw scenes and their listeners", _draw_scenes)
     scenes.add_argument("--per-song", type=int, default=4, metavar="N", help="scenes per song (default: 4)")
@@ -193,7 +195,7 @@ def _check_data(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    """Add four-stem songs to a split of a corpus: a folder in MUSDB18-HQ's layout, MoisesDB, or a table (.csv)."""
+    """Add four-stem songs of any format to a split of a corpus: a folder of songs, MUSDB18, MoisesDB, or a table."""
     from collections import Counter
 
     from cadenza_lib.data.supplement import import_songs

@@ -13,9 +13,11 @@ import torch
 from damage import changed_bytes, damaged_json, damaged_text, damaged_yaml
 from demucs.hdemucs import HDemucs
 from hypothesis import strategies as st
+from signals import write_with_pyav
 from stubs import COLLECT_CELL, COLLECT_PARAMETERS, GOOD, POINT_CELLS, POINT_PARAMETERS, write_notebook
 
 from cadenza_lib.analysis import ascent, personal, tables
+from cadenza_lib.audio import media
 from cadenza_lib.audio.acoustics import load_hrtf, read_audio
 from cadenza_lib.chain.fitting import PRESCRIPTIONS
 from cadenza_lib.chain.pipeline import ChainSettings
@@ -131,6 +133,17 @@ def _sound(name: str, **how: Any) -> Callable[[Path], Path]:
 
 def _read_sound(path: Path) -> Any:
     return read_audio(path, SAMPLE_RATE), read_audio(path, SAMPLE_RATE, start=100, stop=200)
+
+
+def _write_m4a(folder: Path) -> Path:
+    write_with_pyav(folder / "x.m4a", np.random.default_rng(0).normal(0, 0.1, (2, 3000)))
+    return folder / "x.m4a"
+
+
+def _read_media(path: Path) -> Any:
+    signal, notes = media.read_audio(path)
+    assert all(note.isprintable() for note in notes)
+    return signal
 
 
 def _write_song(folder: Path) -> Path:
@@ -399,6 +412,9 @@ LOADERS = (
     Loader("wav, float", _sound("x.wav", subtype="FLOAT"), _read_sound, changed_bytes),
     Loader("wav, extensible", _sound("x.wav", subtype="PCM_24", format="WAVEX"), _read_sound, changed_bytes),
     Loader("flac", _sound("x.flac", subtype="PCM_16"), _read_sound, changed_bytes),
+    Loader("mp3", _sound("x.mp3"), _read_media, changed_bytes),
+    Loader("wav of any rate", _sound("x.wav", subtype="PCM_24"), _read_media, changed_bytes),
+    Loader("m4a", _write_m4a, _read_media, changed_bytes),
     Loader("length of a song", _write_song, lambda path: SongFolder(path.parent).length(), changed_bytes),
     Loader("folder of songs", lambda folder: _write_song(folder / "song"), _check_folder, changed_bytes),
     Loader("hrtf", _write_hrtf, lambda path: load_hrtf(path.parent, "BTE_fr", "X", -30.0, 30.0), changed_bytes),
