@@ -4,9 +4,9 @@ Not in the paper. Every system of the challenge falls by about 0.1 from `valid` 
 other listeners. Three factors distinguish the pairs of one split from those of the other, and each can be exchanged:
 
 - *Level of the songs*: stems and mixture get a gain, the difference between the mean loudness of both splits' mixtures.
-  The chain is linear up to the output stage, and HAAQI presents its reference at one level. So the gain acts as if it
-  were applied just before the output stage, and changes nothing without one. A system separates each song at the level
-  that the song has.
+  The chain is linear up to the output stage, and HAAQI presents the reference at one level, and the output with it. So
+  the gain is applied just before the output stage and taken back just after it; without a stage it changes nothing. A
+  system separates each song at the level that the song has.
 - *Hearing of the listeners*: the listener of a pair is replaced by the one of the other split who has the same rank by
   the pure-tone average of the better ear.
 - *Songs and what is left*: the pairs of the other split are taken, that is, other songs, heads and gains, and other
@@ -46,7 +46,7 @@ from cadenza_lib.core.files import make_directory
 from cadenza_lib.core.identity import digest, results_lock
 from cadenza_lib.core.tables import parse_number
 from cadenza_lib.data.corpus import Corpus, Split
-from cadenza_lib.data.listeners import Listener, audiogram_identity, better_ear_pta_db_hl
+from cadenza_lib.data.listeners import Listener, better_ear_pta_db_hl
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import Pair, choose_pairs
 from cadenza_lib.data.songs import mixture_loudness
@@ -120,11 +120,16 @@ def explain_difference(
     Raises
     ------
     ParameterError
-        If there are not two splits, they have fewer pairs, a listener has no pure-tone average, the prescription is not
-        linear, or `out_dir` cannot be written.
+        If there are not two splits, they have fewer pairs, a listener has no pure-tone average, the prescription or the
+        reference is not linear, or `out_dir` cannot be written.
     CorpusError, AudioError, ModelError
         If data or the system cannot be used.
     """
+    if settings.reference != "linear":
+        raise ParameterError(
+            f"The reference {settings.reference!r} depends on the level, so that a difference cannot be divided; use "
+            f"'linear'."
+        )
     if len(splits) != 2 or len(set(splits)) != 2:
         raise ParameterError(f"The splits to be compared are {list(splits)}; name two different ones.")
     data = open_corpus(corpus)
@@ -139,7 +144,8 @@ def explain_difference(
         split, listener = data.split(task.split), hearing.get((task.split, task.listener, task.hearing))
         if listener is None or task.scene not in split.scenes:
             return None
-        return digest(data.pair_identity(split, Pair(task.scene, task.listener)), audiogram_identity(listener))
+        heard = replace(split, listeners={task.listener: listener})
+        return data.pair_identity(heard, Pair(task.scene, task.listener))
 
     folder = make_directory(out_dir)
     decided_by = digest(model_identity(system), list(splits), asdict(settings))
@@ -290,7 +296,10 @@ def _score(
         for (listener, heard_by), group in itertools.groupby(by_ears, key=lambda task: (task.listener, task.hearing)):
             pair = PairBases(bases, hearing[split_name, listener, heard_by], scene_id, settings.prescription)
             for task in group:
-                yield task, pair.score(_candidate(task, settings)).mean
+                candidate = _candidate(task, settings)
+                output = pair.output(candidate)
+                output = replace(output, signal=output.signal / 10 ** (task.level_db / 20))
+                yield task, pair.reference(candidate).score(output).mean
 
 
 def _candidate(task: _Task, settings: ChainSettings) -> ChainSettings:

@@ -11,7 +11,7 @@ computed again or refused; what decides nothing, such as another path of the sam
     separation                            name of each entry            mixture, weights, chunks           again
     song at the ears (`simulate`)         sources.json beside it        dry song, responses                again
     song of a corpus (`import_songs`)     sources.json beside it        files that it was imported from    again
-    scores of an explanation              `identity` in scores.*.csv    pair, weights, listener, chain     again
+    scores of an explanation              `identity` in scores.*.csv    pair, weights, chain               again
     loudness of a song at the ears        key in at_ear_gains.json      dry song, responses                again
     loudness of a mixture                 key in loudness.json          song                               again
     training state                        inputs.json                   first weights, songs, listeners    refused

@@ -12,20 +12,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from torch import Tensor
 
 from cadenza_lib.analysis import explain
 from cadenza_lib.analysis.explain import FACTORS, THROUGH, divide, explain_difference
 from cadenza_lib.analysis.findings import fall_table
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.errors import CorpusError, ParameterError
-from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.listeners import BISGAARD_FREQUENCIES, BISGAARD_THRESHOLDS_DB_HL, listener_entry
 from cadenza_lib.data.tiny import tiny_corpus
 from cadenza_lib.scoring.pairs import score
-from cadenza_lib.separation.separators import load
 
 ROUNDING = 1e-12
-HAAQI_TOLERANCE = 1e-6  # of the fast path to the full one, as in test_bases
+HAAQI_TOLERANCE = 1e-5
+"""The resampler rounds to 20 bits, so where a song is scaled first, some samples have another last bit of 16."""
+
 N_PAIRS = 12
 
 
@@ -150,27 +152,31 @@ def explained(corpus: Corpus, out_dir: Path, system: str = "mixture", n_pairs: i
     )
 
 
-def test_every_kept_score_is_that_of_the_whole_chain_with_the_song_scaled(two_splits: Corpus, tmp_path: Path) -> None:
-    settings = ChainSettings(mixture_weight=0.15, output_level_db=3.0)
-    table = explained(two_splits, tmp_path, "demo_openunmix", settings=settings)
+def test_every_kept_score_is_that_of_the_whole_chain_with_the_song_scaled(
+    two_splits: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def separate(song: AtEarSong) -> Tensor:
+        return 0.6 * song.stems + 0.1 * song.mixture
+
+    monkeypatch.setattr(explain, "load", lambda *_: separate)
+    settings = ChainSettings(mixture_weight=0.15, wiener_exponent=1.5, output_level_db=3.0)
+    table = explained(two_splits, tmp_path, settings=settings)
     (path,) = tmp_path.glob("scores.*.csv")
     rows = pd.read_csv(path)
     assert len(rows) == 24  # of both pairs: with the stage two levels, without it one; two listeners, two sets of stems
-    # Who replaces whom: of both splits the better ear of B, S1 and N1 or N4 and N5, and then that of A.
+    # By the better ear: N1 of B before N2 of A in "train", and N3 of A before N4 of B in "soft".
     ranks = {"train": ["B", "A"], "soft": ["A", "B"]}
     for row in rows.itertuples():
         split = two_splits.split(row.split)
-        song, gains_db = (
-            two_splits.at_ear_song(split, split.scenes[row.scene]),
-            two_splits.gains_db(split.scenes[row.scene]),
-        )
+        scene = split.scenes[row.scene]
+        song, gains_db = two_splits.at_ear_song(split, scene), two_splits.gains_db(scene)
         name = ranks[row.hearing][ranks[row.split].index(row.listener)]
         listener = two_splits.split(row.hearing).listeners[name]
         gain = 10 ** (row.level_db / 20)
         scaled = replace(song, stems=song.stems * gain, mixture=song.mixture * gain)
-        stems = gain * load("demo_openunmix", "cpu")(song) if row.stems == "estimated" else scaled.stems
+        stems = separate(scaled) if row.stems == "estimated" else scaled.stems
         chain = replace(settings, output_stage=row.output_stage)
-        chain = chain if row.stems == "estimated" else replace(chain, mixture_weight=0.0)
+        chain = chain if row.stems == "estimated" else replace(chain, mixture_weight=0.0, wiener_exponent=0.0)
         output = enhance(scaled, [stems], gains_db, listener, chain)
         expected = score(output, reference_remix(scaled, gains_db), listener, row.scene)
         assert row.score == pytest.approx(expected.mean, abs=HAAQI_TOLERANCE)
@@ -235,6 +241,8 @@ def test_what_cannot_be_compared_is_refused(two_splits: Corpus, tmp_path: Path) 
     for splits in (["train"], ["train", "train"], ["train", "soft", "train"]):
         with pytest.raises(ParameterError, match="name two different ones"):
             explain_difference(str(two_splits.root), "mixture", splits, 1, tmp_path / "out")
+    with pytest.raises(ParameterError, match="The reference 'same' depends on the level"):
+        explained(two_splits, tmp_path / "out", settings=ChainSettings(reference="same"))
     with pytest.raises(ParameterError, match="n_pairs 99 must lie between 0"):
         explained(two_splits, tmp_path / "out", n_pairs=99)
     corpus = Corpus(shutil.copytree(two_splits.root, tmp_path / "corpus"))

@@ -448,7 +448,22 @@ def test_06_report_puts_the_papers_systems_beside_ours_and_judges_its_claims(cor
     for (label, separator), folder in zip(systems.items(), folders, strict=True):
         settings = Settings(str(corpus), SPLIT, label, label, output_stage="none")
         evaluation.evaluate(data, separator, settings, pairs, folder, progress=False)
-    out = run("06_report", tmp_path / "out", evaluations=[str(folder) for folder in folders])
+    root = Path(shutil.copytree(corpus, tmp_path / "corpus"))
+    for path in root.glob("metadata/*.train.json"):
+        shutil.copy(path, path.with_name(path.name.replace("train", "other")))
+    swapped = (root / "metadata/scene_listeners.other.json").read_text().translate(str.maketrans("AB", "BA"))
+    (root / "metadata/scene_listeners.other.json").write_text(swapped)
+    out = run(
+        "06_report",
+        tmp_path / "out",
+        evaluations=[str(folder) for folder in folders],
+        explain_splits=[SPLIT, "other"],
+        explain_corpus=str(root),
+        explain_system="mixture",
+        n_explain_pairs=1,
+    )
+    explanation = pd.read_csv(out / "explanation.csv").set_index(["factor", "through"])["contribution"]
+    assert explanation["all", "all"] == pytest.approx(explanation["songs and what is left", "all"], abs=ROUNDING) != 0
     table = pd.read_csv(out / "table2.csv").set_index("system")
     for label, folder in zip(systems, folders, strict=True):
         assert table.loc[label, "haaqi"] == pytest.approx(ear_scores(folder).mean(), abs=ROUNDING)
