@@ -1,5 +1,6 @@
 """Figures: units on the axes, the clinical look of the ears, and what `save` leaves on the disk."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from cadenza_lib import figures
+from cadenza_lib.analysis import explain
 from cadenza_lib.audio.acoustics import hrtf_table
 from cadenza_lib.audio.heads import head_hrtf
 from cadenza_lib.data.listeners import Listener, audiogram_table, ear_table, standard_audiogram
@@ -217,6 +219,23 @@ def test_targets_show_the_difference_of_each_target_and_its_interval():
     assert points.lines[0].get_xydata().tolist() == [[0, 0.02]]
     assert points.lines[2][0].get_segments()[0][:, 1] == pytest.approx([0.01, 0.05])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["haaqi\n(2 seeds)"]
+
+
+def test_explanation_shows_each_contribution_and_its_interval():
+    table = pd.DataFrame(itertools.product(explain.FACTORS, explain.THROUGH), columns=["factor", "through"])
+    table["contribution"] = np.arange(16) / 100 - 0.1
+    table["low"], table["high"] = table["contribution"] - 0.02, table["contribution"] + 0.01
+    axes = figures.explanation(table, plt.subplots()[1])
+    drawn = [bars for bars in axes.containers if bars.get_label() in explain.THROUGH]
+    assert [bars.get_label() for bars in drawn] == list(explain.THROUGH)
+    for place, bars in enumerate(drawn):
+        assert [bar.get_width() for bar in bars] == table["contribution"][place::4].to_list()
+        ends = np.array([segment[:, 0] for segment in bars.errorbar.lines[2][0].get_segments()])
+        np.testing.assert_allclose(ends, table[["low", "high"]][place::4], rtol=0, atol=1e-12)
+        centres = [bar.get_y() + bar.get_height() / 2 for bar in bars]
+        assert np.argsort(centres).tolist() == [0, 1, 2, 3]
+    assert axes.yaxis_inverted()
+    assert [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()] == list(explain.FACTORS)
 
 
 def test_data_size_shows_each_size_at_its_share():
