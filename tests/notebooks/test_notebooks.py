@@ -186,6 +186,20 @@ def test_03_evaluate_puts_oracle_near_one_and_the_mixture_below_it(corpus: Path,
         check_quiet(out)
 
 
+def test_03_evaluate_enhances_songs_without_stems_and_scores_nothing(corpus: Path, tmp_path: Path) -> None:
+    mixtures = shutil.copytree(corpus, tmp_path / "mixtures")
+    for path in (mixtures / "audio/music").glob("*/*/[!m]*.wav"):
+        path.unlink()
+    out = run("03_evaluate", tmp_path / "out", corpus=str(mixtures), system="mixture", n_pairs=1)
+    (signal,) = pd.read_csv(out / "signals.csv").itertuples()
+    assert [p.name for p in (out / "enhanced_signals").iterdir()] == [f"{signal.scene}_{signal.listener}_remix.flac"]
+    assert not list(out.glob("s*res.csv")) + list(out.glob("summary.csv"))
+    check_report(out)
+    for name in ("02_finetune", "04_fusion_sweep", "05_haaqi_vs_audiogram"):
+        with pytest.raises(papermill.PapermillExecutionError, match="has a mixture but no stems"):
+            run(name, tmp_path / name, corpus=str(mixtures))
+
+
 def test_05_haaqi_vs_audiogram_averages_the_scores_it_was_given_and_scores_with_and_without_the_clip(
     corpus: Path, evaluations: dict[str, Path], tmp_path: Path
 ) -> None:
