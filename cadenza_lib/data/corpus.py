@@ -253,8 +253,8 @@ class Corpus:
     def _check_stems(self, song: Song, scene: Scene) -> None:
         if not song.has_stems():
             raise AudioError(
-                f"{self.root}: {scene.at_ear_song} has a mixture but no stems, so 03_evaluate can enhance it, but it can "
-                f"neither be scored nor trained on; add its four stems, or choose another split."
+                f"{self.root}: {scene.at_ear_song} has a mixture but no stems, so 03_evaluate can enhance it, but it"
+                f" cannot be scored or trained on; add its four stems, or choose another split."
             )
 
     def sources(self, split: Split, scenes: Iterable[Scene]) -> dict[str, Song]:

@@ -177,12 +177,14 @@ def evaluate(
     if not is_scored:
         _LOGGER.warning("The songs of split %s have no stems, so pairs are enhanced but not scored.", split.name)
     with results_lock(out_dir / ".scores.lock", "scores.csv", _SIGNALS_TABLE, "settings.json", SIGNALS_FOLDER):
-        path = out_dir / ("scores.csv" if is_scored else _SIGNALS_TABLE)
-        table = KeptRows(path, (*columns, AUDIOGRAM), identity_of_row)
+        table = KeptRows(
+            out_dir / ("scores.csv" if is_scored else _SIGNALS_TABLE), (*columns, AUDIOGRAM), identity_of_row
+        )
         claim(out_dir / "settings.json", settings, ("label",), ("corpus", "system"), table.are_of_these_settings)
         with write_errors(out_dir):  # signals first, since a restart learns from the rows which are left
-            for path in itertools.chain.from_iterable(_signal_files(out_dir, _pair_of(row)) for row in table.invalid):
-                path.unlink(missing_ok=True)
+            for row in table.invalid:
+                for signal in _signal_files(out_dir, _pair_of(row)):
+                    signal.unlink(missing_ok=True)
         table.drop_invalid()
         kept = set(map(_pair_of, table.valid))
         identities = {pair: identity(pair) for pair in pairs if pair not in kept}  # before songs are read
@@ -200,7 +202,7 @@ def evaluate(
                 audiogram = audiogram_identity(split.listeners[row[2]])
                 table.append((*row, audiogram), identities[Pair(row[0], row[2])])
                 bar.update()
-    scores = read_scores(out_dir) if is_scored else read_table(path, columns, key=("scene", "listener"))
+    scores = read_scores(out_dir) if is_scored else read_table(table.path, columns, key=("scene", "listener"))
     places = {key: place for place, key in enumerate(zip(scores["scene"], scores["listener"], strict=True))}
     rows_of_pairs = [places[pair.scene, pair.listener] for pair in pairs]
     return scores.iloc[rows_of_pairs].reset_index(drop=True)[list(columns)]
