@@ -182,8 +182,8 @@ def evaluate(
         )
         claim(out_dir / "settings.json", settings, ("label",), ("corpus", "system"), table.are_of_these_settings)
         with write_errors(out_dir):  # signals first, since a restart learns from the rows which are left
-            for row in table.invalid:
-                for signal in _signal_files(out_dir, _pair_of(row)):
+            for pair in map(_pair_of, table.invalid):
+                for signal in _signal_files(out_dir, pair):
                     signal.unlink(missing_ok=True)
         table.drop_invalid()
         kept = set(map(_pair_of, table.valid))
