@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--jobs", type=int, metavar="N", help="files at the same time (default: one per core)")
     simulate.add_argument("--dry-run", action="store_true", help="only say how much disk it takes")
 
+    sample = _add(actions, "sample", "make a corpus of six seconds of real music", _sample)
+    sample.add_argument("path", type=Path, metavar="PATH", help="its directory")
+
     for action in (songs, scenes, simulate):
         action.add_argument("path", type=Path, metavar="PATH", help="the corpus")
         action.add_argument("--split", default="train", help="default: train")
@@ -233,6 +236,17 @@ def _simulate(options: argparse.Namespace) -> int:
     if not options.dry_run:
         simulate(corpus, options.split, options.jobs)
         print(f"Split {options.split} of {options.path} has {len(plan.songs)} songs at the ears.")
+    return 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    """Make a corpus of six seconds of real music, which the package stempeg contains, with the twin's listeners."""
+    from cadenza_lib.data.sample import SAMPLE_SONG, SAMPLE_SPLIT, sample_corpus
+
+    scenes = sample_corpus(options.path).split(SAMPLE_SPLIT).scene_listeners
+    pairs = sum(map(len, scenes.values()))
+    print(f"{SAMPLE_SONG}.")
+    print(f"Split {SAMPLE_SPLIT} of {options.path} has {len(scenes)} scenes and {pairs} scene-listener pairs.")
     return 0
 
 

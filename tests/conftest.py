@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -79,6 +80,17 @@ def quick_score(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(PairReference, "score", level)
     return calls
+
+
+@pytest.fixture(scope="session")
+def real_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a corpus of six seconds of real music, or skip the test where it cannot be made."""
+    from cadenza_lib.data.sample import sample_corpus
+
+    for module, extra in (("stempeg", "real"), ("av", "media")):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} (the extra {extra}) is not installed")
+    return sample_corpus(tmp_path_factory.mktemp("real") / "sample").root
 
 
 @pytest.fixture

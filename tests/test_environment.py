@@ -29,6 +29,7 @@ NOT_IMPORTED = {
     "ruff": "make lint",
     "openunmix": "loaded by path in tests/official.py, since its package imports torchaudio",
     "pytest-xdist": "make test",
+    "stempeg": "contains the song of data/sample.py",
     "pandas-stubs": "types for mypy",
     "types-pyyaml": "types for mypy",
     "types-tqdm": "types for mypy",

@@ -59,6 +59,7 @@ ROOMS = {
         "voice",
         "synthesis",
         "embedded",
+        "sample",
         "opening",
         "tiny",
     ),

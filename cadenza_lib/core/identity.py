@@ -5,6 +5,7 @@ computed again or refused; what decides nothing, such as another path of the sam
 
     kept                                  where                         decided by                         if it changed
     score, enhanced signal (`evaluate`)   `identity` in scores.csv      pair, weights, settings            again
+    enhanced signal without a score       `identity` in signals.csv     pair, weights, settings            again
     score of a fusion (`Sweep`)           `identity` in scores.csv      pair, weights, chain settings      again
     personal settings                     `identity` in personal/*.json pairs, weights, steps, excerpt     again
     scores over levels                    name of each file             pair, weights, levels, chain       again

@@ -10,6 +10,9 @@ and is otherwise simulated from the dry song and the HRTFs, with the 16-bit roun
 ways give the same signals. Names on the disk may differ from those in the metadata in case (`Train/`) and in Unicode's
 normal form, and `head_positions.json` is the head positions' older name.
 
+Songs may have a mixture and no stems, as the challenge's evaluation set had at first. They can be enhanced, but neither
+scored nor trained on.
+
 Metadata may come from anyone, so a name in them cannot lead out of the corpus, neither by `..` nor through a link: the
 directory of a song lies below that of its split. Those who assemble a corpus may link `audio`, what is in it, and the
 directories of splits, to where they have the music; and `cadenza data import` links the five files of a song.
@@ -45,7 +48,8 @@ class AtEarSong:
     """A song as it reaches the microphones of the hearing aids.
 
     Shape:
-        - stems: `(stem, channel, time)`; they do not sum to the mixture (see `acoustics`)
+        - stems: `(stem, channel, time)`; they do not sum to the mixture (see `acoustics`). Where only the
+          mixture is known, there are none.
         - mixture: `(channel, time)`
     """
 
@@ -163,6 +167,10 @@ class Corpus:
         folder = None if entry is None else self.at_ear_folder(entry)
         return SongFolder(folder) if folder is not None and folder.is_dir() else None
 
+    def _song_at_ears(self, split: Split, scene: Scene) -> Song:
+        """Return the song that a scene's song at the ears is read or simulated from."""
+        return self._stored_song(split, scene) or self._song_to_simulate(split, scene)
+
     def _song_to_simulate(self, split: Split, scene: Scene) -> Song:
         """Return the dry song that a scene's song at the ears is simulated from."""
         if scene.music not in split.songs:
@@ -178,10 +186,20 @@ class Corpus:
 
     def song_length(self, split: Split, scene: Scene) -> int:
         """Return the length of a scene's song in samples, by its header alone where it lies on disk."""
-        return (self._stored_song(split, scene) or self._song_to_simulate(split, scene)).length()
+        return self._song_at_ears(split, scene).length()
+
+    def has_stems(self, split: Split, scenes: Iterable[Scene]) -> bool:
+        """Tell whether the songs of scenes, or some of them, have stems, without which nothing can be scored."""
+        songs = {scene.at_ear_song: scene for scene in scenes}
+        return not songs or any(self._song_at_ears(split, scene).has_stems() for scene in songs.values())
 
     def check_songs(
-        self, split: Split, scenes: Iterable[Scene], minimum_s: float = BLOCK_S, dry: bool = False
+        self,
+        split: Split,
+        scenes: Iterable[Scene],
+        minimum_s: float = BLOCK_S,
+        dry: bool = False,
+        mixture_alone: bool = False,
     ) -> dict[str, int]:
         """Check the songs of scenes by the headers of their files, before a long operation begins.
 
@@ -193,6 +211,8 @@ class Corpus:
             Least duration in seconds.
         dry
             Whether the dry songs are needed, even where a song lies on disk as it sounds at the ears.
+        mixture_alone
+            Whether songs without stems will do.
 
         Returns
         -------
@@ -208,7 +228,7 @@ class Corpus:
         """
         songs = {scene.at_ear_song: scene for scene in scenes}
         with ThreadPoolExecutor(READERS) as pool:
-            counts = pool.map(lambda scene: self._check_song(split, scene, dry), songs.values())
+            counts = pool.map(lambda scene: self._check_song(split, scene, dry, mixture_alone), songs.values())
             lengths = dict(zip(songs, counts, strict=True))
         minimum = round(minimum_s * SAMPLE_RATE)
         if short := {scene.music: lengths[name] for name, scene in songs.items() if lengths[name] < minimum}:
@@ -220,13 +240,22 @@ class Corpus:
             )
         return lengths
 
-    def _check_song(self, split: Split, scene: Scene, dry: bool) -> int:
+    def _check_song(self, split: Split, scene: Scene, dry: bool, mixture_alone: bool) -> int:
         """Check a scene's song, and its HRTFs if they are needed, and return its length in samples."""
         stored = None if dry else self._stored_song(split, scene)
-        if stored:
-            return stored.check()
-        self.hrtf(scene.head_loudspeaker_positions)
-        return self._song_to_simulate(split, scene).check()
+        if not stored:
+            self.hrtf(scene.head_loudspeaker_positions)
+        song = stored or self._song_to_simulate(split, scene)
+        if not mixture_alone:
+            self._check_stems(song, scene)
+        return song.check()
+
+    def _check_stems(self, song: Song, scene: Scene) -> None:
+        if not song.has_stems():
+            raise AudioError(
+                f"{self.root}: {scene.at_ear_song} has a mixture but no stems, so 03_evaluate can enhance it, but it"
+                f" cannot be scored or trained on; add its four stems, or choose another split."
+            )
 
     def sources(self, split: Split, scenes: Iterable[Scene]) -> dict[str, Song]:
         """Return the songs of scenes by name: at the ears where they lie on disk, else the dry ones, which are as loud.
@@ -313,20 +342,25 @@ class Corpus:
 
     # Simulating it
 
-    def at_ear_song(self, split: Split, scene: Scene, dtype: torch.dtype = torch.float64) -> AtEarSong:
+    def at_ear_song(
+        self, split: Split, scene: Scene, dtype: torch.dtype = torch.float64, mixture_alone: bool = False
+    ) -> AtEarSong:
         """Return the song of a scene at the ears, read from disk or simulated.
 
         In float32 it takes half the memory; it holds files of up to 24 bits, and simulated songs, just as exactly.
+        With `mixture_alone`, a song without stems will do.
 
         Raises
         ------
         AudioError
             If a file is missing or unusable, the song is silent, or it is shorter than 0.4 s.
         """
-        if stored := self._stored_song(split, scene):
-            stems, mixture = stored.read(dtype)
-        else:
-            stems, mixture = self._song_to_simulate(split, scene).read(dtype)
+        stored = self._stored_song(split, scene)
+        song = stored or self._song_to_simulate(split, scene)
+        if not mixture_alone:
+            self._check_stems(song, scene)
+        stems, mixture = song.read(dtype)
+        if not stored:
             check_not_silent(mixture, scene.music)
             hrtf = self.hrtf(scene.head_loudspeaker_positions)
             for signal in (*stems, mixture):  # one by one and in place, for minutes of stems take much memory

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cadenza_lib.audio.acoustics import read_header
-from cadenza_lib.core.conventions import SAMPLE_RATE
+from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError
 from cadenza_lib.core.paths import absolute_path, find_path, list_folder, normal_form
 from cadenza_lib.data.corpus import Corpus, Split
@@ -219,24 +219,27 @@ def _abilities(corpus: Corpus, split: Split, dry: dict[str, Path], heard: dict[s
     """Return how large a split is and what can be run with it."""
     pairs = sum(len(listeners) for listeners in split.scene_listeners.values())
     counts = f"{len(split.scenes)} scenes, {len(split.listeners)} listeners, {pairs} scene-listener pairs"
-    dry_here, heard_here = ({song for song, folder in songs.items() if folder.is_dir()} for songs in (dry, heard))
+    dry_here, heard_here = (  # whether they have stems
+        {song: _has_stems(folder) for song, folder in songs.items() if folder.is_dir()} for songs in (dry, heard)
+    )
     positions = {scene.head_loudspeaker_positions for scene in split.scenes.values()}
     hrtfs_here = all(
         path.exists()
         for position in positions & corpus.head_positions.keys()
         for path in corpus.hrtf_files(corpus.head_positions[position])
     )
-    ready = [
-        scene
+    have_stems = [
+        heard_here[scene.at_ear_song] if scene.at_ear_song in heard_here else dry_here[scene.music]
         for scene in split.scenes.values()
         if scene.at_ear_song in heard_here or (scene.music in dry_here and hrtfs_here)
     ]
-    if len(ready) < len(split.scenes):
-        return f"{counts}; can run {len(ready)} of its scenes"
-    can = ["evaluate", "fine-tune"]
-    if dry_here and hrtfs_here:
+    n_ready = sum(have_stems) or len(have_stems)  # where some songs have stems, the others are refused
+    if n_ready < len(split.scenes):
+        return f"{counts}; can run {n_ready} of its scenes"
+    can = ["enhance", "evaluate", "fine-tune"] if any(have_stems) else ["enhance"]
+    if any(dry_here.values()) and hrtfs_here:
         can += ["simulate", "draw more scenes"]
-    return f"{counts}; can {', '.join(can[:-1])} and {can[-1]}"
+    return f"{counts}; can {' and '.join(filter(None, (', '.join(can[:-1]), can[-1])))}"
 
 
 def _check_old_names(corpus: Corpus) -> Iterator[Finding]:
@@ -278,6 +281,10 @@ def _check_songs(subject: str, songs: list[Path], for_import: bool = False) -> l
     size = sum(header.bytes for song in headers for header in song)
     hours = sum(song[-1].frames for song in headers) / SAMPLE_RATE / 3600
     findings = [Finding("OK", subject, f"{len(songs)} songs, {hours:.2f} hours, {_readable_size(size)}")]
+    if mixtures := [folder for folder, song in zip(songs, headers, strict=True) if len(song) == 1]:
+        count = f"{len(mixtures)} of {len(songs)} songs, such as {mixtures[0]}"
+        detail = f"the stems of {count}, which can therefore be enhanced, but not scored or trained on"
+        findings.append(Finding("MISSING", subject, detail))
     problems = [header.problem for song in headers for header in song if header.problem]
     for song in headers:
         whole = [header for header in song if not header.problem]
@@ -307,7 +314,13 @@ def _song_headers(folder: Path, for_import: bool) -> list[_Header]:
     files = {name: signal_file(folder, name) for name in SIGNALS}
     if for_import and not files["mixture"].exists():
         del files["mixture"]
+    if not for_import and not _has_stems(folder):
+        files = {"mixture": files["mixture"]}
     return [_read_header(file, for_import) for file in files.values()]
+
+
+def _has_stems(folder: Path) -> bool:
+    return any(signal_file(folder, stem).exists() for stem in STEMS)
 
 
 def _read_header(path: Path, for_import: bool = False) -> _Header:

@@ -1,5 +1,6 @@
 """One song on the disk: a directory of five files, `<signal>.wav` or `<signal>.flac`, found, checked and read.
 
+A song without any stem is read, too: it can be enhanced, but neither scored nor trained on.
 Names may differ from these in case (`Mixture.wav`) and in Unicode's normal form. The loudness of mixtures is measured
 once and remembered.
 """
@@ -45,12 +46,16 @@ class Song(Protocol):
         """Return the length."""
         ...
 
+    def has_stems(self) -> bool:
+        """Tell whether there is more than the mixture."""
+        return True
+
     def check(self) -> int:
         """Check the song without reading its samples, and return its length."""
         ...
 
     def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the stems `(stem, channel, time)` and the mixture `(channel, time)`."""
+        """Return the stems `(stem, channel, time)`, of length 0 where there are none, and the mixture."""
         ...
 
     def mixture(self) -> Tensor:
@@ -81,27 +86,36 @@ class SongFolder(Song):
     path: Path
 
     def files(self) -> dict[str, Path]:
-        """Return the five files by signal; only a mixture that is missing is refused, with its own remedy."""
+        """Return the five files by signal, or the mixture alone where no stem exists.
+
+        Of files that are missing, only a mixture is refused here, with its own remedy.
+        """
         files = {name: signal_file(self.path, name) for name in SIGNALS}
-        if [name for name, file in files.items() if not os.path.exists(file)] == ["mixture"]:
+        missing = [name for name, file in files.items() if not os.path.exists(file)]
+        if missing == ["mixture"]:
             raise AudioError(f"{files['mixture']} does not exist; cadenza data import makes it of the stems.")
-        return files
+        return {"mixture": files["mixture"]} if missing == list(STEMS) else files
+
+    def has_stems(self) -> bool:
+        """Tell whether any stem exists."""
+        return len(self.files()) > 1
 
     def length(self) -> int:
         """Return the length by the header of the mixture."""
         return read_header(self.files()["mixture"], SAMPLE_RATE).frames
 
     def check(self) -> int:
-        """Check the headers of the five files, and return their length."""
+        """Check the headers of the files, and return their length."""
         lengths = {name: read_header(file, SAMPLE_RATE).frames for name, file in self.files().items()}
         self._check_lengths(lengths)
         return lengths["mixture"]
 
     def read(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the stems `(stem, channel, time)` and the mixture `(channel, time)`."""
+        """Return the stems `(stem, channel, time)`, of length 0 where there are none, and the mixture."""
         signals = {name: read_audio(file, SAMPLE_RATE).to(dtype) for name, file in self.files().items()}
         self._check_lengths({name: signal.shape[-1] for name, signal in signals.items()})
-        return torch.stack([signals[name] for name in STEMS]), signals["mixture"]
+        mixture = signals.pop("mixture")
+        return torch.stack([*signals.values()]) if signals else mixture.new_empty(0, *mixture.shape), mixture
 
     def mixture(self) -> Tensor:
         """Return the mixture `(channel, time)`, reading no other file."""
@@ -117,8 +131,8 @@ class SongFolder(Song):
         return torch.stack(signals)
 
     def identity(self) -> str:
-        """Return the identity of the content of the five files."""
-        return digest(*(song_file_identity(signal_file(self.path, name)) for name in SIGNALS))
+        """Return the identity of the content of the files."""
+        return digest(*map(song_file_identity, self.files().values()))
 
     def _check_lengths(self, lengths: Mapping[str, int]) -> None:
         for name, length in lengths.items():

@@ -1,6 +1,7 @@
 """Enhance and score scene-listener pairs, one row of `scores.csv` each; a run that was stopped resumes.
 
 The chain is `chain.pipeline`, the score `scoring.pairs`; here is what is kept, resumed and shared out to processes.
+Pairs whose songs have no stems are enhanced only; `signals.csv` then takes the place of `scores.csv`.
 """
 
 import contextlib
@@ -64,6 +65,8 @@ SIGNALS_FOLDER = "enhanced_signals"
 AUDIOGRAM = "audiogram"
 """A column of `scores.csv`: the identity of the listener's audiograms, so that scores are not joined with others."""
 
+_SIGNALS_TABLE = "signals.csv"  # lists the pairs that were enhanced but not scored
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -110,6 +113,9 @@ def evaluate(
     processes, those of one song in each. If another process is evaluating into `out_dir`, this waits until it is done,
     and finds its rows.
 
+    If none of the songs has stems, there is nothing to score against: the signals are written, `signals.csv` lists
+    them, and a warning says so.
+
     Parameters
     ----------
     corpus
@@ -134,7 +140,7 @@ def evaluate(
     Returns
     -------
     pandas.DataFrame
-        The scores of `pairs`, in their order, with `COLUMNS`.
+        The scores of `pairs`, in their order, with `COLUMNS`; of songs without stems only scene, song and listener.
 
     Raises
     ------
@@ -146,7 +152,9 @@ def evaluate(
     """
     split = corpus.split(settings.split)
     split.check_pairs(pairs)
-    corpus.check_songs(split, [split.scenes[pair.scene] for pair in pairs])
+    scenes = [split.scenes[pair.scene] for pair in pairs]
+    is_scored = corpus.has_stems(split, scenes)
+    corpus.check_songs(split, scenes, mixture_alone=not is_scored)
     plugins = prescription(settings.prescription), output_stage(settings.output_stage)
     if not callable(separator) or settings.model_weights is not None or settings.wiener_exponent:
         separators = [separator] if callable(separator) else separator
@@ -162,18 +170,25 @@ def evaluate(
 
     def identity_of_row(row: Mapping[str, str]) -> str | None:
         pair = _pair_of(row)
-        return identity(pair) if pair in split else None
+        is_there = is_scored or any(path.exists() for path in _signal_files(out_dir, pair))
+        return identity(pair) if pair in split and is_there else None
 
-    with results_lock(out_dir / ".scores.lock", "scores.csv", "settings.json", SIGNALS_FOLDER):
-        table = KeptRows(out_dir / "scores.csv", (*COLUMNS, AUDIOGRAM), identity_of_row)
+    columns = COLUMNS if is_scored else COLUMNS[:3]
+    if not is_scored:
+        _LOGGER.warning("The songs of split %s have no stems, so pairs are enhanced but not scored.", split.name)
+    with results_lock(out_dir / ".scores.lock", "scores.csv", _SIGNALS_TABLE, "settings.json", SIGNALS_FOLDER):
+        table = KeptRows(
+            out_dir / ("scores.csv" if is_scored else _SIGNALS_TABLE), (*columns, AUDIOGRAM), identity_of_row
+        )
         claim(out_dir / "settings.json", settings, ("label",), ("corpus", "system"), table.are_of_these_settings)
         with write_errors(out_dir):  # signals first, since a restart learns from the rows which are left
-            for pair, suffix in itertools.product(map(_pair_of, table.invalid), (".flac", ".wav")):
-                (out_dir / SIGNALS_FOLDER / f"{signal_name(pair)}{suffix}").unlink(missing_ok=True)
+            for pair in map(_pair_of, table.invalid):
+                for signal in _signal_files(out_dir, pair):
+                    signal.unlink(missing_ok=True)
         table.drop_invalid()
         kept = set(map(_pair_of, table.valid))
         identities = {pair: identity(pair) for pair in pairs if pair not in kept}  # before songs are read
-        work = _Work(separator, settings, out_dir, plugins)
+        work = _Work(separator, settings, out_dir, plugins, is_scored)
         groups = _by_song(split, identities)
         bar = tqdm(
             total=len(pairs),
@@ -187,14 +202,19 @@ def evaluate(
                 audiogram = audiogram_identity(split.listeners[row[2]])
                 table.append((*row, audiogram), identities[Pair(row[0], row[2])])
                 bar.update()
-    scores = read_scores(out_dir)
+    scores = read_scores(out_dir) if is_scored else read_table(table.path, columns, key=("scene", "listener"))
     places = {key: place for place, key in enumerate(zip(scores["scene"], scores["listener"], strict=True))}
     rows_of_pairs = [places[pair.scene, pair.listener] for pair in pairs]
-    return scores.iloc[rows_of_pairs].reset_index(drop=True)[list(COLUMNS)]
+    return scores.iloc[rows_of_pairs].reset_index(drop=True)[list(columns)]
 
 
 def _pair_of(row: Mapping[str, str]) -> Pair:
     return Pair(row["scene"], row["listener"])
+
+
+def _signal_files(out_dir: Path, pair: Pair) -> list[Path]:
+    """Return the files that a pair's enhanced signal may lie in."""
+    return [out_dir / SIGNALS_FOLDER / f"{signal_name(pair)}{suffix}" for suffix in (".flac", ".wav")]
 
 
 def _by_song(split: Split, pairs: Iterable[Pair]) -> list[list[Pair]]:
@@ -207,12 +227,13 @@ def _by_song(split: Split, pairs: Iterable[Pair]) -> list[list[Pair]]:
 
 @dataclass(frozen=True)
 class _Work:
-    """What scores pairs, here or in another process."""
+    """What enhances and scores pairs, here or in another process."""
 
     separator: Separator
     settings: Settings
     out_dir: Path
     plugins: tuple[Prescription, OutputStage]  # which another process does not know if they were added
+    is_scored: bool
 
 
 _Row = tuple[Any, ...]
@@ -231,12 +252,12 @@ def _rows(corpus: Corpus, work: _Work, pairs: Sequence[Pair]) -> Generator[_Row,
     settings = work.settings
     split = corpus.split(settings.split)
     scenes = [(scene, list(group)) for scene, group in itertools.groupby(pairs, key=lambda pair: pair.scene)]
-    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene], torch.float32)
+    song = corpus.at_ear_song(split, split.scenes[pairs[0].scene], torch.float32, mixture_alone=not work.is_scored)
     name, stems = song.name, work.separator(song)
     while scenes:
         scene, same_scene = scenes.pop(0)
         gains_db = corpus.gains_db(split.scenes[scene])
-        reference, mixture = reference_remix(song, gains_db), song.mixture
+        reference, mixture = reference_remix(song, gains_db) if work.is_scored else None, song.mixture
         if not scenes:
             del song  # here and below: minutes of music take gigabytes, so nothing stays longer than it is needed
         remixed = remix(stems, gains_db, mixture, settings)
@@ -246,8 +267,8 @@ def _rows(corpus: Corpus, work: _Work, pairs: Sequence[Pair]) -> Generator[_Row,
             listener = split.listeners[pair.listener]
             output = render(remixed, listener, settings)
             save_output(output, work.out_dir / SIGNALS_FOLDER / signal_name(pair))
-            result = score(output, reference, listener, scene, settings)
-            yield scene, name, pair.listener, *result.values()
+            values = () if reference is None else score(output, reference, listener, scene, settings).values()
+            yield scene, name, pair.listener, *values
 
 
 def _rows_of_processes(
@@ -309,6 +330,8 @@ def read_scores(path: Path | str) -> pd.DataFrame:
         HAAQI.
     """
     path = scores_path(path)
+    if not path.is_file() and path.with_name(_SIGNALS_TABLE).is_file():
+        raise CorpusError(f"{path} does not exist, since songs without stems were enhanced there; evaluate others.")
     if not path.is_file():
         raise CorpusError(f"{path} does not exist; run 03_evaluate with this out_dir first.")
     numbers, key = COLUMNS[3:], ("scene", "listener")

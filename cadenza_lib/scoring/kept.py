@@ -53,7 +53,7 @@ class KeptRows:
         if self.invalid:
             write_rows(self.path, [list(self.invalid[0]), *(list(row.values()) for row in self.valid)])
             _LOGGER.warning(
-                "%s: %d of its scores were computed from other weights, songs, gains or audiograms, and are dropped.",
+                "%s: %d of its rows were computed from other weights, songs, gains or audiograms, and are dropped.",
                 self.path,
                 len(self.invalid),
             )

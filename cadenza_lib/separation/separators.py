@@ -45,6 +45,8 @@ class Separator(Protocol):
 
 
 def _oracle(song: AtEarSong) -> Tensor:
+    if not len(song.stems):
+        raise AudioError(f"{song.name} has no stems, which 'oracle' would return; name another system.")
     return song.stems
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from cadenza_lib.chain.pipeline import ChainSettings
 from cadenza_lib.core.conventions import SAMPLE_RATE
@@ -88,6 +89,11 @@ def _simulate(root: Path, _: Path) -> None:
     simulate(Corpus(root), "train", progress=False)
 
 
+def _keep_mixtures(folder: Path) -> None:
+    for path in [path for path in folder.rglob("*.wav") if path.name != "mixture.wav"]:
+        path.unlink()
+
+
 def _sound(length: int = 26460, rate: int = SAMPLE_RATE, channels: int = 2) -> Callable[[Path], None]:
     def damage(root: Path) -> None:
         soundfile.write(root / SONG / "bass.wav", np.full((length, channels), 0.1), rate, subtype="PCM_16")
@@ -107,6 +113,7 @@ def _shorten(root: Path) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "stem gone": (lambda root: (root / SONG / "bass.wav").unlink(), r"Tiny 2/bass\.wav does not exist"),
+    "no stems": (lambda root: _keep_mixtures(root / SONG), r"Tiny 2\S* has a mixture but no stems"),
     "song gone": (lambda root: shutil.rmtree(root / SONG), r"Tiny 2/vocals\.wav does not exist"),
     "other rate": (_sound(rate=48000), r"Tiny 2/bass\.wav has a sample rate of 48000 Hz, not 44100"),
     "mono": (_sound(channels=1), r"Tiny 2/bass\.wav has 1 channel\(s\), not 2"),
@@ -132,6 +139,17 @@ def test_damage_that_headers_tell_is_told_before_anything_is_read(
         operation(root, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.flac"))
     assert not (root / "audio/at_mic_music").exists()
+
+
+@pytest.mark.usefixtures("_reads_nothing")
+@pytest.mark.parametrize("operation", [_finetune, _levels, _sweep, _simulate])
+def test_split_without_stems_is_refused_by_what_needs_them_before_a_network_is_loaded(
+    operation: Callable[[Path, Path], None], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _keep_mixtures(root / "audio/music")
+    monkeypatch.setattr(torch.nn.Module, "load_state_dict", None)
+    with pytest.raises(AudioError, match=r"Tiny \S+ has a mixture but no stems, so 03_evaluate can enhance it"):
+        operation(root, tmp_path / "out")
 
 
 def test_songs_that_no_pair_needs_may_be_damaged(root: Path) -> None:

@@ -48,7 +48,7 @@ def test_sound_corpus_has_no_damage_and_says_what_it_can_run(
 ) -> None:
     assert main(["data", "check", str(pristine)]) == 0
     output = capsys.readouterr().out
-    assert "4 scenes, 2 listeners, 4 scene-listener pairs; can evaluate, fine-tune, simulate and draw more" in output
+    assert "4 scenes, 2 listeners, 4 scene-listener pairs; can enhance, evaluate, fine-tune, sim" in output
     size_mb = sum(path.stat().st_size for path in pristine.glob("audio/music/*/*/*.wav")) / 1e6
     assert f"2 songs, 0.00 hours, {size_mb:.1f} MB" in output
     assert output.endswith("No damage.\n")
@@ -264,6 +264,39 @@ def test_what_has_not_been_unpacked_is_missing_but_no_damage(root: Path, gone: s
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert any(expected in line for line in told(root, "MISSING"))
     assert told(root, "DAMAGE") == []
+
+
+def keep_mixtures_alone(root: Path, *kinds: str) -> None:
+    for path in (path for kind in kinds for path in (root / "audio" / kind).glob("*/*/*.wav")):
+        if path.name != "mixture.wav":
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("without", "gone", "expected"),
+    [
+        (("at_mic_music",), "audio/music", "enhance"),
+        (("at_mic_music",), "audio/none", "enhance, simulate and draw more scenes"),
+        (("music",), "audio/none", "enhance, evaluate and fine-tune"),
+        (("music",), "audio/at_mic_music", "enhance"),
+    ],
+)
+def test_absent_stems_are_missing_and_leave_what_a_mixture_is_enough_for(
+    root: Path, without: tuple[str, ...], gone: str, expected: str
+) -> None:
+    shutil.rmtree(root / gone, ignore_errors=True)
+    keep_mixtures_alone(root, *without)
+    assert main(["data", "check", str(root)]) == 0
+    assert f"train: 4 scenes, 2 listeners, 4 scene-listener pairs; can {expected}" in told(root, "OK")
+    n_songs = {"music": 2, "at_mic_music": 4}[without[0]]
+    missing = f"audio/{without[0]}: the stems of {n_songs} of {n_songs} songs, such as {root}/audio/{without[0]}/train/"
+    assert [line for line in told(root, "MISSING") if line.startswith(missing)]
+
+
+def test_songs_with_and_without_stems_are_not_mixed(root: Path) -> None:
+    keep_mixtures_alone(root, "at_mic_music")
+    shutil.copytree(root / SONG, next((root / "audio/at_mic_music/train").iterdir()), dirs_exist_ok=True)
+    assert any(line.endswith("; can run 1 of its scenes") for line in told(root, "OK"))
 
 
 def test_songs_that_no_metadata_name_are_told(root: Path) -> None:

@@ -7,7 +7,7 @@ from clarity.evaluator.msbg.msbg import Ear
 from scipy.signal import hilbert
 
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
-from cadenza_lib.core.errors import ParameterError
+from cadenza_lib.core.errors import AudioError, ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.listeners import Audiogram, Listener, standard_audiogram
 from cadenza_lib.data.tiny import tiny_corpus, tiny_listener, tiny_song
@@ -138,6 +138,10 @@ def test_excerpt_is_cut_from_the_song_and_refused_outside_of_it(tmp_path) -> Non
     for start_s, duration_s in ((0.6, 0.5), (-0.1, 0.5), (0.0, 0.0)):
         with pytest.raises(ParameterError, match="do not lie inside"):
             stages.load_excerpt(corpus, "train", "scene_10001", ["oracle"], start_s, duration_s)
+    for stem in (corpus.root / "audio/music").glob("*/*/[!m]*.wav"):
+        stem.unlink()
+    with pytest.raises(AudioError, match="has a mixture but no stems"):  # before it looks for the network
+        stages.load_excerpt(corpus, "train", "scene_10001", ["no network of this name"])
     with pytest.raises(ParameterError, match="Scene 'nowhere' is not in split 'train'"):
         stages.load_excerpt(corpus, "train", "nowhere", ["oracle"])
     with pytest.raises(ParameterError, match="at least one system"):

@@ -186,6 +186,26 @@ def test_03_evaluate_puts_oracle_near_one_and_the_mixture_below_it(corpus: Path,
         check_quiet(out)
 
 
+def test_03_evaluate_enhances_songs_without_stems_and_scores_nothing(corpus: Path, tmp_path: Path) -> None:
+    mixtures = shutil.copytree(corpus, tmp_path / "mixtures")
+    for path in (mixtures / "audio/music").glob("*/*/[!m]*.wav"):
+        path.unlink()
+    out = run("03_evaluate", tmp_path / "out", corpus=str(mixtures), system="mixture", n_pairs=1)
+    (signal,) = pd.read_csv(out / "signals.csv").itertuples()
+    assert [p.name for p in (out / "enhanced_signals").iterdir()] == [f"{signal.scene}_{signal.listener}_remix.flac"]
+    assert not list(out.glob("s*res.csv")) + list(out.glob("summary.csv"))
+    check_report(out)
+
+
+def test_tour_and_evaluation_run_on_real_music(real_sample: Path, tmp_path: Path) -> None:
+    where = {"corpus": str(real_sample), "split": "valid"}
+    tour = run("00_tour", tmp_path / "tour", **where, systems=["mixture"], start_s=0.0, duration_s=1.0)
+    check_report(tour)
+    out = run("03_evaluate", tmp_path / "out", **where, system="mixture", n_pairs=1)
+    assert (ear_scores(out) > 0.2).all()  # noise scores less than 0.1
+    check_quiet(out)
+
+
 def test_05_haaqi_vs_audiogram_averages_the_scores_it_was_given_and_scores_with_and_without_the_clip(
     corpus: Path, evaluations: dict[str, Path], tmp_path: Path
 ) -> None:

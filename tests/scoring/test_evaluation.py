@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -8,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pyloudnorm
 import pytest
+import soundfile
 import torch
 from clarity.enhancer.multiband_compressor import MultibandCompressor
 from clarity.enhancer.nalr import NALR
@@ -20,10 +22,11 @@ from tolerances import HAAQI_PYCLARITY
 from cadenza_lib.chain.dynamics import camfit
 from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
 from cadenza_lib.core.conventions import EARS, STEMS
-from cadenza_lib.core.errors import AudioError, CadenzaError, ParameterError
+from cadenza_lib.core.errors import AudioError, CadenzaError, CorpusError, ParameterError
 from cadenza_lib.data.corpus import Corpus
 from cadenza_lib.data.opening import open_corpus
 from cadenza_lib.data.scenes import choose_pairs
+from cadenza_lib.data.simulation import simulate
 from cadenza_lib.data.tiny import tiny_corpus, tiny_song
 from cadenza_lib.scoring import evaluation
 from cadenza_lib.scoring.evaluation import Settings
@@ -198,6 +201,70 @@ def test_a_stopped_run_goes_on_and_gives_the_unbroken_result(corpus, tmp_path):
     assert resumed.equals(whole)
     assert (tmp_path / "stopped/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
     assert not list((tmp_path / "stopped").rglob("*.unfinished*"))
+
+
+@pytest.fixture
+def mixtures(corpus, tmp_path):
+    """Return the corpus with its songs at the ears on the disk, of which only the mixtures are left."""
+    root = shutil.copytree(corpus.root, tmp_path / "mixtures")
+    simulate(Corpus(root), "train", progress=False)
+    shutil.rmtree(root / "audio/music")
+    for path in (root / "audio/at_mic_music").glob("*/*/*.wav"):
+        if path.name != "mixture.wav":
+            path.unlink()
+    return Corpus(root)
+
+
+@pytest.mark.usefixtures("quick_score")
+def test_songs_without_stems_are_enhanced_as_with_them_but_not_scored(corpus, mixtures, tmp_path, caplog):
+    pairs = choose_pairs(corpus.split("train").scene_listeners)
+    for data, name in ((corpus, "whole"), (mixtures, "out")):
+        settings = Settings(data.name, "train", "mixture", mixture_weight=0.15)
+        table = evaluation.evaluate(data, load("mixture"), settings, pairs, tmp_path / name, progress=False)
+    assert table.columns.tolist() == ["scene", "song", "listener"]
+    assert list(zip(table["scene"], table["listener"], strict=True)) == [(p.scene, p.listener) for p in pairs]
+    assert caplog.messages == ["The songs of split train have no stems, so pairs are enhanced but not scored."]
+    assert not (tmp_path / "out/scores.csv").exists()
+    signals = {path.name: path.read_bytes() for path in (tmp_path / "out/enhanced_signals").iterdir()}
+    assert set(signals) == {f"{pair.scene}_{pair.listener}_remix.flac" for pair in pairs}
+    assert all((tmp_path / "whole/enhanced_signals" / name).read_bytes() == signals[name] for name in signals)
+    with pytest.raises(CorpusError, match=r"out/scores\.csv does not exist, since songs without stems were enhanced"):
+        evaluation.read_scores(tmp_path / "out")
+
+
+def test_signals_without_scores_are_enhanced_again_if_they_are_gone_or_of_another_song(mixtures, tmp_path):
+    separated = []
+
+    def separate(song):
+        assert song.stems.shape == (0, *song.mixture.shape)
+        separated.append(song.name)
+        if len(separated) == 3:
+            raise KeyboardInterrupt
+        return load("mixture")(song)
+
+    pairs = choose_pairs(mixtures.split("train").scene_listeners)
+    songs = [mixtures.split("train").scenes[pair.scene].at_ear_song for pair in pairs]
+    settings, out = Settings(mixtures.name, "train", "mixture"), tmp_path / "out"
+
+    def evaluate():
+        return evaluation.evaluate(mixtures, separate, settings, pairs, out, False, system_identity="mine")
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate()
+    assert evaluate()["song"].tolist() == songs == [*separated[:2], *separated[3:]]
+    assert evaluate()["song"].tolist() == songs
+    assert separated[5:] == []
+    (out / "enhanced_signals" / f"{pairs[1].scene}_{pairs[1].listener}_remix.flac").unlink()
+    mixture = mixtures.root / "audio/at_mic_music/train" / songs[3] / "mixture.wav"
+    soundfile.write(mixture, 0.5 * soundfile.read(mixture)[0], 44100)
+    evaluate()
+    assert separated[5:] == [songs[1], songs[3]]
+
+
+def test_true_stems_that_do_not_exist_are_refused(mixtures, tmp_path):
+    pairs, settings = choose_pairs(mixtures.split("train").scene_listeners), Settings(mixtures.name, "train", "oracle")
+    with pytest.raises(AudioError, match=r"Tiny \S+ has no stems, which 'oracle' would return; name another system"):
+        evaluation.evaluate(mixtures, load("oracle"), settings, pairs, tmp_path / "out", progress=False)
 
 
 @pytest.mark.usefixtures("quick_score")
