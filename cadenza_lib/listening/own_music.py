@@ -154,7 +154,7 @@ def find_music(source: Path | str) -> list[Path]:
 
 
 def parse_gains(text: str) -> dict[str, float]:
-    """Return gains in dB by stem from a text.
+    """Return gains in dB by stem from a text with equals signs or colons.
 
     Raises
     ------
@@ -166,7 +166,7 @@ def parse_gains(text: str) -> dict[str, float]:
     """
     gains_db: dict[str, float] = {}
     for part in filter(None, map(str.strip, text.split(","))):
-        stem, _, number = map(str.strip, part.partition("="))
+        stem, _, number = map(str.strip, part.replace(":", "=").partition("="))
         try:
             gains_db |= {stem: float(number)}
         except ValueError as error:

@@ -327,5 +327,5 @@ def test_bad_files_are_one_sentence_and_leave_nothing(
 
 
 def test_gains_are_read_from_text() -> None:
-    assert parse_gains("vocals=+6, bass=-3.5") == {"vocals": 6.0, "bass": -3.5}
+    assert parse_gains("vocals=+6, bass: -3.5") == {"vocals": 6.0, "bass": -3.5}
     assert parse_gains("") == {}
