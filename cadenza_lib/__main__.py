@@ -69,6 +69,30 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="tell how many runs of a study are left")
     run.add_argument("--force", action="store_true", help="compute again also what is finished or kept")
 
+    music = _add(commands, "enhance", "enhance music of your own for one listener", _enhance)
+    music.add_argument("song", type=Path, metavar="SONG", help="a sound file, a folder of four stems, or of songs")
+    music.add_argument(
+        "--audiogram", default="", metavar="FILE_OR_TEXT", help="a table, or a text in dB HL by ear and Hz"
+    )
+    music.add_argument("--listener", default="", metavar="ID", help="which of several in the table")
+    music.add_argument("--gains", default="", metavar="GAINS", help="in dB, such as vocals=+6,bass=-3")
+    music.add_argument(
+        "--system",
+        action="append",
+        metavar="NAME",
+        help="separator or checkpoint, may be repeated (default: hdemucs_high_musdb)",
+    )
+    music.add_argument("--weights", metavar="A,B", help="of several systems, with sum 1 (default: equal)")
+    music.add_argument("--mixture-weight", type=float, default=0.0, metavar="SHARE", help="of the mixture in each stem")
+    music.add_argument("--wiener-exponent", type=float, default=0.0, metavar="EXPONENT", help="of the filter of stems")
+    music.add_argument("--prescription", default="nal_r", metavar="NAME", help="default: nal_r")
+    music.add_argument("--output-stage", metavar="NAME", help="default: limiter, and with --official hard_clip")
+    music.add_argument("--level", type=float, default=0.0, metavar="DB", help="gain in dB before the output stage")
+    music.add_argument("--heads", default="none", metavar="HEADS", help="none (default), mean, or CORPUS:POSITION")
+    music.add_argument("--official", action="store_true", help="32 kHz and 16 bits, as 03_evaluate writes")
+    music.add_argument("-o", "--out-dir", type=Path, metavar="OUT", help="default: runs/<name of SONG>")
+    music.add_argument("--force", action="store_true", help="replace an earlier result in OUT")
+
     data = commands.add_parser("data", help="check, complete or simulate a data set", description="Real data sets.")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
 
@@ -177,6 +201,51 @@ def _run_study(options: argparse.Namespace, texts: dict[str, str]) -> int:
         raise RunError(
             f"{len(result.failed)} of {len(result.points)} points did not finish ({names}); see {result.page}."
         )
+    return 0
+
+
+def _enhance(options: argparse.Namespace) -> int:
+    """Enhance music for one listener: stems gained, amplified after the audiogram; a page lets you listen to it.
+
+    A folder of songs gets a folder for each in OUT. A song that is finished is not enhanced again, and one that was
+    stopped goes on.
+    """
+    from cadenza_lib.chain.pipeline import ChainSettings
+    from cadenza_lib.data.audiograms import read_listener
+    from cadenza_lib.listening.own_music import enhance_file, find_music, parse_gains
+
+    if not options.audiogram:
+        raise ParameterError("Whose ears? Give --audiogram a table or a text such as 'L 250:20 1k:30 4k:60 R 1k:25'.")
+    try:
+        weights = options.weights and tuple(map(float, options.weights.split(",")))
+    except ValueError as error:
+        raise ParameterError(f"Weights {options.weights!r} are not numbers; write them as 0.5,0.5.") from error
+    chain = ChainSettings(
+        model_weights=weights or None,
+        mixture_weight=options.mixture_weight,
+        wiener_exponent=options.wiener_exponent,
+        prescription=options.prescription,
+        output_level_db=options.level,
+        output_stage=options.output_stage or ("hard_clip" if options.official else "limiter"),
+    )
+    listener, gains_db = read_listener(options.audiogram, options.listener), parse_gains(options.gains)
+    systems = options.system or ["hdemucs_high_musdb"]
+    songs = find_music(options.song)
+    out_dir = options.out_dir or Path("runs") / options.song.resolve().stem
+    for song in songs:
+        is_alone = song == options.song.resolve()
+        result = enhance_file(
+            song,
+            out_dir if is_alone else out_dir / song.name,
+            listener,
+            gains_db,
+            systems,
+            chain,
+            options.heads,
+            options.official,
+            options.force,
+        )
+        print(result.page)
     return 0
 
 

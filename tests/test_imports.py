@@ -114,7 +114,7 @@ ROOMS = {
         "explain",
     ),
     "figures": ("common", "sound", "systems", "listeners"),
-    "listening": ("player", "stages", "background", "explore"),
+    "listening": ("player", "own_music", "stages", "background", "explore"),
     "runs": (
         "page",
         "parameters",

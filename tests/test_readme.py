@@ -114,6 +114,7 @@ def folder(tmp_path: Path) -> Path:
     song = sorted(corpus.root.glob("**/vocals.wav"))[0].parent
     files = [str((song / f"{stem}.wav").relative_to(tmp_path)) for stem in STEMS]
     (tmp_path / "songs.csv").write_text(f"song,{','.join(STEMS)}\nMine,{','.join(files)}\n")
+    shutil.copy(song / "mixture.wav", tmp_path / "my_song.wav")
     write_notebook(tmp_path / "small/point.ipynb", POINT_PARAMETERS, *POINT_CELLS)
     (tmp_path / "small/studies").mkdir()
     (tmp_path / "small/studies/small.yaml").write_text(STUDY)

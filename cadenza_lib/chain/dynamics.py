@@ -60,6 +60,7 @@ class Limiter:
     look_ahead_s: float = 0.005  # from 0 to 0.1
     release_s: float = 0.2  # time constant, above 0, at most 10
     is_16_bit: bool = True
+    sample_rate: int = OUTPUT_SAMPLE_RATE
 
     def __post_init__(self) -> None:
         """Refuse times out of bounds."""
@@ -70,13 +71,13 @@ class Limiter:
 
     def limit(self, signal: Tensor, _: Listener, /) -> Tensor:
         """Return the limited signal, nowhere above the largest value of 16 bits; see `OutputStage.limit`."""
-        size = round(self.look_ahead_s * OUTPUT_SAMPLE_RATE) + 1
+        size = round(self.look_ahead_s * self.sample_rate) + 1
         peaks = signal.detach().cpu().double().abs().numpy()
         if self.linked:
             peaks = peaks.max(-2, keepdims=True)
         needed_db = 20 * np.log10(np.maximum(peaks, _CEILING) / _CEILING)
         held_db = maximum_filter1d(needed_db, size, mode="nearest", origin=-(size // 2))
-        released_db = _smoothed(held_db, 0.0, self.release_s)
+        released_db = _smoothed(held_db, 0.0, self.release_s, self.sample_rate)
         reduction_db = uniform_filter1d(released_db, size, mode="nearest", origin=(size - 1) // 2)
         return signal * torch.from_numpy(10 ** (-reduction_db / 20)).to(signal)
 
@@ -102,6 +103,7 @@ class Compressor:
     with_gain: bool = False
     threshold_db: float = -30.0  # of the level in each band re full scale, from -100 to 0
     is_16_bit: bool = True
+    sample_rate: int = OUTPUT_SAMPLE_RATE
 
     def __post_init__(self) -> None:
         """Refuse a threshold out of bounds."""
@@ -114,11 +116,13 @@ class Compressor:
         """Return the compressed signal, which may exceed full scale; see `OutputStage.limit`."""
         ratios, gains_db = camfit(listener, self.threshold_db + _FULL_SCALE_DB_SPL)
         compressed = torch.zeros_like(signal)
-        for band, fir in enumerate(_crossover_firs()):  # one after the other, since minutes of six would be large
+        for band, fir in enumerate(
+            _crossover_firs(self.sample_rate)
+        ):  # one after the other, since minutes of six would be large
             filtered = filter_ears(signal, fir)[..., : signal.shape[-1]]
             level_db = 20 * np.log10(np.maximum(filtered.detach().cpu().double().abs().numpy(), 1e-6))
             excess_db = np.maximum(level_db - self.threshold_db, 0) * (1 - 1 / ratios[:, band, None])
-            gain_db = -_smoothed(excess_db, _ATTACKS_S[band], _RELEASES_S[band])
+            gain_db = -_smoothed(excess_db, _ATTACKS_S[band], _RELEASES_S[band], self.sample_rate)
             if self.with_gain:
                 gain_db += gains_db[:, band, None]
             compressed = compressed + filtered * torch.from_numpy(10 ** (gain_db / 20)).to(signal)
@@ -161,17 +165,17 @@ def _logging_as_it_is() -> Iterator[None]:
 
 
 @cache
-def _crossover_firs() -> Tensor:
+def _crossover_firs(sample_rate: int) -> Tensor:
     """Return the impulse response of each band of pyclarity's crossover, float64, `(band, tap)`."""
     from clarity.enhancer.multiband_compressor import Crossover  # which imports matplotlib
 
     impulse = np.eye(1, _CROSSOVER_TAPS)[0]
-    return torch.from_numpy(Crossover(_CROSSOVERS, OUTPUT_SAMPLE_RATE)(impulse))
+    return torch.from_numpy(Crossover(_CROSSOVERS, sample_rate)(impulse))
 
 
-def _smoothed(level_db: np.ndarray, attack_s: float, release_s: float) -> np.ndarray:
+def _smoothed(level_db: np.ndarray, attack_s: float, release_s: float, sample_rate: int) -> np.ndarray:
     """Return levels `(..., time)` that follow others with one time constant upwards and another one downwards."""
-    attack, release = (np.exp(-1 / (s * OUTPUT_SAMPLE_RATE)) if s else 0.0 for s in (attack_s, release_s))
+    attack, release = (np.exp(-1 / (s * sample_rate)) if s else 0.0 for s in (attack_s, release_s))
     smoothed = np.empty_like(level_db)
     _follow(level_db.reshape(-1, level_db.shape[-1]), attack, release, smoothed.reshape(-1, level_db.shape[-1]))
     return smoothed

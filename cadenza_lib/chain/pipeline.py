@@ -32,6 +32,7 @@ __all__ = [
     "at_output_rate",
     "enhance",
     "finish",
+    "mix_down",
     "reference_remix",
     "remix",
     "render",
@@ -103,6 +104,13 @@ def remix(stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSetti
     AudioError
         If the shapes do not fit.
     """
+    mixed = mix_down(stems, gains_db, mixture, settings)
+    gain = loudness_matching_gain(mixed, mixture.to(mixed.dtype), SAMPLE_RATE)  # after which the wide mixture can go
+    return mixed * gain
+
+
+def mix_down(stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSettings = OFFICIAL) -> Tensor:
+    """Return the remix before its loudness is that of the mixture, sample by sample; see `remix`."""
     scale = mixture_scale(gains_db.to(mixture.device), settings.mixture_into)[..., None, None]
     check_fit(stems, mixture)
     dtype = torch.promote_types(stems.dtype, gains_db.dtype)
@@ -112,8 +120,7 @@ def remix(stems: Tensor, gains_db: Tensor, mixture: Tensor, settings: ChainSetti
         part = (..., slice(start, start + _BLOCK))
         summed = downmix(apply_gains(stems[part], gains_db))
         mixed[part] = add_mixture(summed, scale * mixture[part].to(dtype), settings.mixture_weight)
-    gain = loudness_matching_gain(mixed, mixture.to(dtype), SAMPLE_RATE)  # after which the wide mixture can go
-    return mixed * gain
+    return mixed
 
 
 def reference_remix(song: AtEarSong, gains_db: Tensor) -> Tensor:

@@ -20,12 +20,12 @@ from textwrap import shorten
 import numpy as np
 
 from cadenza_lib.core.conventions import EARS
-from cadenza_lib.core.errors import CorpusError
+from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.paths import normal_form
 from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.listeners import AUDIOGRAM_FREQUENCIES, FREQUENCY_BOUNDS_HZ, Audiogram, Listener, load_listeners
 
-__all__ = ["read_audiograms"]
+__all__ = ["read_audiograms", "read_listener"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -94,6 +94,24 @@ def read_audiograms(source: Path | str, strict: bool = False) -> dict[str, Liste
     if notes := assumed | interpolated:
         _LOGGER.warning("%s: %s.", name, _sentence(notes))
     return listeners
+
+
+def read_listener(source: Path | str, name: str = "") -> Listener:
+    """Return one listener of a file or text for `read_audiograms`; if it has only one, the name does not matter.
+
+    Raises
+    ------
+    ParameterError
+        If there is none of this name among several.
+    CorpusError
+        If the audiogram cannot be read.
+    """
+    listeners = read_audiograms(source)
+    if len(listeners) == 1:
+        return next(iter(listeners.values()))
+    if name not in listeners:
+        raise ParameterError(f"Listener {name!r} is not in {source}; it has {', '.join(listeners)}.")
+    return listeners[name]
 
 
 def _text_cells(text: str, name: str) -> Iterator[Cell]:

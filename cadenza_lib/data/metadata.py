@@ -9,7 +9,7 @@ from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.core.documents import fill, read_metadata
 from cadenza_lib.core.errors import CorpusError, ParameterError
 from cadenza_lib.core.paths import file_name
-from cadenza_lib.data.audiograms import read_audiograms
+from cadenza_lib.data.audiograms import read_listener
 from cadenza_lib.data.listeners import Listener, load_listeners
 from cadenza_lib.data.scenes import HeadPosition, Pair, Scene
 
@@ -59,13 +59,12 @@ class Split:
         CorpusError
             If the audiogram cannot be read.
         """
-        listeners = read_audiograms(audiogram) if audiogram else self.listeners
-        if audiogram and len(listeners) == 1:
-            return next(iter(listeners.values()))
-        if name not in listeners:
-            place = audiogram or f"split {self.name!r}"
-            raise ParameterError(f"Listener {name!r} is not in {place}; it has {', '.join(listeners) or 'none'}.")
-        return listeners[name]
+        if audiogram:
+            return read_listener(audiogram, name)
+        if name not in self.listeners:
+            names = ", ".join(self.listeners) or "none"
+            raise ParameterError(f"Listener {name!r} is not in split {self.name!r}; it has {names}.")
+        return self.listeners[name]
 
 
 def load_split(

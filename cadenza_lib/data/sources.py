@@ -20,7 +20,7 @@ from cadenza_lib.core.tables import read_table
 from cadenza_lib.data.datasets import MUSDB18_SPLITS
 from cadenza_lib.data.songs import SIGNALS
 
-__all__ = ["Sources", "can_link", "check_headers", "describe", "find_songs"]
+__all__ = ["Sources", "can_link", "check_headers", "describe", "find_songs", "stem_files"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def _from_folders(source: Path) -> list[tuple[str, Sources]]:
     for path in [path for place in places for path in list_folder(place)]:
         if path.name.lower().endswith(STEM_SUFFIX):
             songs.append((path, path.name[: -len(STEM_SUFFIX)], {signal: [path] for signal in SIGNALS}))
-        elif path.is_dir() and (files := _stem_files(path)):
+        elif path.is_dir() and (files := stem_files(path)):
             songs.append((path, path.name, files))
             used = [file for paths in files.values() for file in paths]
             unused += [file for file in list_folder(path) if file.suffix.lower() in AUDIO_SUFFIXES and file not in used]
@@ -109,7 +109,7 @@ def _from_folders(source: Path) -> list[tuple[str, Sources]]:
     return [(name, files) for _, name, files in songs]
 
 
-def _stem_files(folder: Path) -> Sources:
+def stem_files(folder: Path) -> Sources:
     """Return the files of the signals in a directory by their names; none if no name is that of a signal."""
     audio = [path for path in list_folder(folder) if path.suffix.lower() in AUDIO_SUFFIXES]
     files: dict[str, list[Path]] = {}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cadenza_lib.core.conventions import SAMPLE_RATE, STEMS
 
-__all__ = ["OVERLAP", "SEGMENT_S", "chunked", "official_chunks"]
+__all__ = ["OVERLAP", "SEGMENT_S", "chunked", "chunked_part", "official_chunks"]
 
 SEGMENT_S = 10.0
 """Length of the chunks that a long signal is separated in; the recipe's is 11 s."""
@@ -48,26 +48,54 @@ def chunked(
     >>> torch.allclose(chunked(lambda chunk: chunk[None], signal, segment_length=8)[0], signal)
     True
     """
-    length = signal.shape[-1]
+
+    def estimate(start: int) -> Tensor:
+        return forward(signal[:, start : start + segment_length])
+
+    return chunked_part(estimate, signal.shape[-1], 0, signal.shape[-1], segment_length, overlap)
+
+
+def chunked_part(
+    estimate: Callable[[int], Tensor],
+    length: int,
+    start: int,
+    stop: int,
+    segment_length: int = int(SEGMENT_S * SAMPLE_RATE),
+    overlap: float = OVERLAP,
+) -> Tensor:
+    """Return samples `start` to `stop` of what `chunked` returns, from the chunks that reach into them.
+
+    Parameters
+    ----------
+    estimate
+        Returns the result `(source, channel, chunk)` for the chunk that begins at a sample.
+    length
+        Of the whole signal in samples.
+    start, stop
+        Of the part, which is not empty.
+    segment_length, overlap
+        As for `chunked`.
+
+    Shape:
+        - result: `(source, channel, stop - start)`
+    """
     if length <= segment_length:
-        return forward(signal)
+        return estimate(0)[..., start:stop]
     fade_length = int(overlap * segment_length)
-    stride = segment_length - fade_length
-    starts = [*range(0, length - segment_length, stride), length - segment_length]
-    ramp = torch.arange(1, segment_length + 1, device=signal.device, dtype=signal.dtype) / (fade_length + 1)
-    window = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)  # flat, with a linear fade at both ends
-    total = torch.zeros(length, device=signal.device, dtype=signal.dtype)
-    result: Tensor | None = None
-    for start in starts:
-        chunk = slice(start, start + segment_length)
-        estimate = forward(signal[:, chunk])
-        if result is None:
-            result = estimate.new_zeros(*estimate.shape[:-1], length)
-        result[..., chunk] += window * estimate
-        total[chunk] += window
-    assert result is not None  # a signal longer than a segment has at least two chunks
-    result /= total
-    return result
+    starts = [*range(0, length - segment_length, segment_length - fade_length), length - segment_length]
+    inside = [chunk for chunk in starts if max(chunk, start) < min(chunk + segment_length, stop)]
+    result = total = window = torch.empty(0)
+    for chunk in inside:
+        begin, end = max(chunk, start), min(chunk + segment_length, stop)
+        piece = estimate(chunk)[..., begin - chunk : end - chunk]
+        if chunk == inside[0]:  # which tells the precision and the place of the others
+            ramp = torch.arange(1, segment_length + 1, device=piece.device, dtype=piece.dtype) / (fade_length + 1)
+            window = torch.minimum(ramp, ramp.flip(0)).clamp(max=1)  # flat, with a linear fade at both ends
+            result, total = piece.new_zeros(*piece.shape[:-1], stop - start), piece.new_zeros(stop - start)
+        weight = window[begin - chunk : end - chunk]
+        result[..., begin - start : end - start] += weight * piece
+        total[begin - start : end - start] += weight
+    return result.div_(total)
 
 
 def official_chunks(forward: Callable[[Tensor], Tensor], signal: Tensor) -> Tensor:

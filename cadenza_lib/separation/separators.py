@@ -28,7 +28,7 @@ from cadenza_lib.separation.registry import ARCHITECTURES, SeparatorEntry, archi
 
 __all__ = [
     "BOUNDS", "SEPARATORS", "SHIPPED_MODELS", "Separator", "checkpoint_path", "input_statistics", "load",
-    "load_network", "network_card", "network_separator", "save_stems", "select_device", "sum_to_stems",
+    "load_network", "network_card", "network_separator", "normalises", "save_stems", "select_device", "sum_to_stems",
 ]  # fmt: skip
 
 
@@ -278,12 +278,17 @@ def input_statistics(
     """
     mono = mixture.mean(-2, keepdim=True)
     mean, deviation = mono.mean(-1, keepdim=True), mono.std(-1, correction=0, keepdim=True)
+    if not normalises(network, normalisation):
+        return torch.zeros_like(mean), torch.ones_like(deviation)
+    return mean, deviation
+
+
+def normalises(network: torch.nn.Module, normalisation: str | None = None) -> bool:
+    """Tell whether a network's input is normalised by mean and deviation; see `input_statistics`."""
     architecture = architecture_name(network)
     if normalisation is None and architecture is not None:
         normalisation = ARCHITECTURES[architecture].normalisation
-    if normalisation == "none":
-        return torch.zeros_like(mean), torch.ones_like(deviation)
-    return mean, deviation
+    return normalisation != "none"
 
 
 def save_stems(stems: Tensor, folder: Path | str) -> list[Path]:

@@ -98,7 +98,7 @@ def test_each_parameter_is_one_annotated_line_with_default_and_comment(notebook:
 
 
 PATHS = {
-    *("corpus", "init", "system", "systems", "models", "scores", "listeners_file", "audiogram"),
+    *("corpus", "init", "system", "systems", "models", "scores", "listeners_file", "audiogram", "song"),
     *("data_size_runs", "evaluations", "target_evaluations", "fusion_run", "listener_run"),
     *("explain_corpus", "explain_system"),
 }

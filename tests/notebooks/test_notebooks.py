@@ -19,10 +19,10 @@ from stubs import Inline
 from tolerances import LOUDNESS_LU
 
 from cadenza_lib.chain.fusion import ensemble, fuse
-from cadenza_lib.chain.pipeline import ChainSettings, enhance, reference_remix
+from cadenza_lib.chain.pipeline import ChainSettings, amplify, enhance, reference_remix, remix
 from cadenza_lib.core.conventions import STEMS
 from cadenza_lib.data.audiograms import read_audiograms
-from cadenza_lib.data.corpus import Corpus
+from cadenza_lib.data.corpus import AtEarSong, Corpus
 from cadenza_lib.data.listeners import load_listeners, pure_tone_average_db_hl, standard_audiogram
 from cadenza_lib.data.scenes import choose_pairs
 from cadenza_lib.data.tiny import tiny_corpus
@@ -491,3 +491,32 @@ def test_06_report_puts_the_papers_systems_beside_ours_and_judges_its_claims(cor
     assert (findings["here"] > 0).all()
     assert len(findings) == 2  # which two songs and two listeners leave undecided
     check_report(out)
+
+
+def test_07_your_music_plays_what_the_chain_gives_for_a_song_and_an_audiogram(corpus: Path, tmp_path: Path) -> None:
+    audiogram = "L 250:20 1k:30 4k:60 R 250:40 1k:50 8k:70"
+    (song,) = corpus.glob("audio/music/train/Tiny 1")
+    out = run(
+        "07_your_music",
+        tmp_path / "out",
+        song=str(song),
+        audiogram=audiogram,
+        gains="vocals:+6,other:-3",
+        systems=["oracle"],
+        output_stage="none",
+    )
+    signals = [soundfile.read(song / f"{name}.wav")[0].T for name in (*STEMS, "mixture")]
+    stems, mixture = torch.from_numpy(np.stack(signals[:-1])), torch.from_numpy(signals[-1])
+    gains_db = torch.tensor([6.0, 0.0, 0.0, -3.0], dtype=torch.float64)
+    listener, chain = read_audiograms(audiogram)["own"], ChainSettings(output_stage="none")
+    amplified = amplify(remix(stems, gains_db, mixture), listener)[:, 110:-110]  # without the delay of the filters
+    written, _ = soundfile.read(out / "enhanced/enhanced.wav")
+    np.testing.assert_allclose(written.T, amplified, rtol=1e-6, atol=1e-6)  # of float32
+    measures = json.loads((out / "enhanced/measures.json").read_text())
+    at_ears = AtEarSong("Tiny 1", stems, mixture)
+    expected = score(
+        enhance(at_ears, [stems], gains_db, listener, chain), remix(stems, gains_db, mixture), listener, "Tiny 1"
+    )
+    assert measures["haaqi"] == pytest.approx(expected.haaqi, abs=1e-4)  # of float32
+    check_report(out)
+    check_quiet(out)
