@@ -59,11 +59,9 @@ from cadenza_lib.separation.separators import (
     sum_to_stems,
 )  # fmt: skip
 
-__all__ = ["MAX_GAIN_DB", "Enhanced", "enhance_file", "find_music", "parse_gains"]
+__all__ = ["Enhanced", "enhance_file", "find_music", "parse_gains"]
 
-MAX_GAIN_DB = 20.0
-"""Largest gain of a stem, up or down; the challenge's are up to 10 dB."""
-
+_MAX_GAIN_DB = 20.0  # of a stem, up or down; the challenge's are up to 10 dB
 _EXCERPT_S = 120.0  # of longer songs, the middle: of the page, which contains its sound, and of HAAQI
 _BLOCK = 1 << 19  # samples at a time; a multiple of the hop of `wiener`
 _REACH = 4096  # samples on either side of a block that decide what `wiener` makes of it: the length of its windows
@@ -201,7 +199,7 @@ def enhance_file(
     listener
         Who listens.
     gains_db
-        By stem, within `MAX_GAIN_DB`; 0 dB for those that are not named.
+        By stem, within `_MAX_GAIN_DB`; 0 dB for those that are not named.
     systems
         Separators by name or checkpoint, combined with the `model_weights` of the chain.
     chain
@@ -308,8 +306,8 @@ def _check_gains(gains_db: Mapping[str, float]) -> Tensor:
     for stem, gain_db in gains_db.items():
         if stem not in STEMS:
             raise ParameterError(f"Gains name the stem {stem!r}; use {', '.join(STEMS)}.")
-        if not abs(gain_db) <= MAX_GAIN_DB:
-            raise ParameterError(f"The gain of {stem}, {gain_db} dB, must lie between -{MAX_GAIN_DB:g} and 20 dB.")
+        if not abs(gain_db) <= _MAX_GAIN_DB:
+            raise ParameterError(f"The gain of {stem}, {gain_db} dB, must lie between -{_MAX_GAIN_DB:g} and 20 dB.")
     return torch.tensor([gains_db.get(stem, 0.0) for stem in STEMS], dtype=torch.float64)
 
 
