@@ -188,4 +188,4 @@ def test_full_size_tree_goes_through_check_scenes_and_simulation(
     assert main(["data", "check", str(root)]) == 0
     output = capsys.readouterr().out
     assert "400 songs" in output
-    assert "can evaluate, fine-tune, simulate and draw more scenes" in output
+    assert "can enhance, evaluate, fine-tune, simulate and draw more scenes" in output
