@@ -40,7 +40,7 @@ ELSEWHERE = {
     "make faults": ("Makefile", "tests/faults/campaign.py"),  # tests/faults runs a short form of the campaign
     "make env": ("Makefile", "demo: env"),
     "make lab": ("Makefile", "jupyter lab --ip 127.0.0.1"),  # the browser tests work in a JupyterLab of their own
-    ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", '"cadenza-companion[cluster]"'),  # make env
+    ".venv/bin/pip install -e '.[cluster]'": ("pyproject.toml", '"cadenza-companion[cluster,'),  # make env
     # The cards of the networks record that these commands trained them.
     f"{TRAIN} hdemucs --steps 2000 --out demo_hdemucs_stage1.safetensors": (
         "data/demo_hdemucs.json",
