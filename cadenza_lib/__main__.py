@@ -233,19 +233,9 @@ def _enhance(options: argparse.Namespace) -> int:
     songs = find_music(options.song)
     out_dir = options.out_dir or Path("runs") / options.song.resolve().stem
     for song in songs:
-        is_alone = song == options.song.resolve()
-        result = enhance_file(
-            song,
-            out_dir if is_alone else out_dir / song.name,
-            listener,
-            gains_db,
-            systems,
-            chain,
-            options.heads,
-            options.official,
-            options.force,
-        )
-        print(result.page)
+        folder = out_dir if song == options.song.resolve() else out_dir / song.name
+        how = (systems, chain, options.heads, options.official, options.force)
+        print(enhance_file(song, folder, listener, gains_db, *how).page)
     return 0
 
 

@@ -46,7 +46,8 @@ class OutputStage(Protocol):
         What a stage of 16 bits leaves above full scale is clipped afterwards.
 
         Shape:
-            - signal: `(..., ear, time)` at `OUTPUT_SAMPLE_RATE`, full scale is 1
+            - signal: `(..., ear, time)` at `OUTPUT_SAMPLE_RATE`, and at the song's rate in `listening.own_music`; full
+              scale is 1
         """
         ...
 

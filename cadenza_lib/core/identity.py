@@ -15,6 +15,7 @@ computed again or refused; what decides nothing, such as another path of the sam
     scores of an explanation              `identity` in scores.*.csv    pair, weights, chain               again
     loudness of a song at the ears        key in at_ear_gains.json      dry song, responses                again
     loudness of a mixture                 key in loudness.json          song                               again
+    song for one listener                 settings.json beside it       song, audiogram, gains, weights    refused
     training state                        inputs.json                   first weights, songs, listeners    refused
     run of a notebook                     manifest.json                 notebook, parameters, inputs       again
 

@@ -61,7 +61,9 @@ from cadenza_lib.separation.separators import (
 
 __all__ = ["Enhanced", "enhance_file", "find_music", "parse_gains"]
 
-_MAX_GAIN_DB = 20.0  # of a stem, up or down; the challenge's are up to 10 dB
+_MAX_GAIN_DB = 20.0
+"""Largest gain of a stem, up or down; the challenge's are up to 10 dB."""
+
 _EXCERPT_S = 120.0  # of longer songs, the middle: of the page, which contains its sound, and of HAAQI
 _BLOCK = 1 << 19  # samples at a time; a multiple of the hop of `wiener`
 _REACH = 4096  # samples on either side of a block that decide what `wiener` makes of it: the length of its windows
@@ -199,7 +201,7 @@ def enhance_file(
     listener
         Who listens.
     gains_db
-        By stem, within `_MAX_GAIN_DB`; 0 dB for those that are not named.
+        By stem, within 20 dB up or down; 0 dB for those that are not named.
     systems
         Separators by name or checkpoint, combined with the `model_weights` of the chain.
     chain
@@ -225,8 +227,8 @@ def enhance_file(
     """
     song, out_dir = absolute_path(song), absolute_path(out_dir)
     files = _files(song)
-    rate = _check_headers(files)
-    rate = OUTPUT_SAMPLE_RATE if official else min(max(rate, _RATES[0]), _RATES[1])
+    headers = [audio_header(path, stem_stream(path, signal)) for signal, path in files.items()]
+    rate = OUTPUT_SAMPLE_RATE if official else min(max(headers[0].sample_rate, _RATES[0]), _RATES[1])
     gains = _check_gains(gains_db)
     if "oracle" in systems and len(files) == 1:
         raise ParameterError(f"{song} has no true stems for the system oracle; give a folder of stems.")
@@ -288,26 +290,12 @@ def _files(song: Path) -> dict[str, Path]:
     return files
 
 
-def _check_headers(files: Mapping[str, Path]) -> int:
-    """Check the files by their headers, and return the sample rate of the first."""
-    headers = {signal: audio_header(path, stem_stream(path, signal)) for signal, path in files.items()}
-    for signal, header in headers.items():
-        if header.frames:  # stated
-            _check_duration(files[signal], header.frames / header.sample_rate)
-    return next(iter(headers.values())).sample_rate
-
-
-def _check_duration(path: Path, duration_s: float) -> None:
-    if duration_s < BLOCK_S:
-        raise AudioError(f"{path} lasts {duration_s:.3f} s, but its loudness needs {BLOCK_S} s; choose a longer song.")
-
-
 def _check_gains(gains_db: Mapping[str, float]) -> Tensor:
     for stem, gain_db in gains_db.items():
         if stem not in STEMS:
             raise ParameterError(f"Gains name the stem {stem!r}; use {', '.join(STEMS)}.")
         if not abs(gain_db) <= _MAX_GAIN_DB:
-            raise ParameterError(f"The gain of {stem}, {gain_db} dB, must lie between -{_MAX_GAIN_DB:g} and 20 dB.")
+            raise ParameterError(f"The gain of {stem}, {gain_db} dB, must lie within {_MAX_GAIN_DB:g} dB up or down.")
     return torch.tensor([gains_db.get(stem, 0.0) for stem in STEMS], dtype=torch.float64)
 
 
@@ -387,12 +375,12 @@ def _decoded(work: Path, files: Mapping[str, Path], hrtf: Tensor | None) -> dict
         length = max(stem.length for stem in dry.values())
         sums = (torch.stack([stem.part(*span) for stem in dry.values()]).sum(0) for span in _spans(0, length, _BLOCK))
         dry["mixture"] = _written(work / "mixture", sums)
-    signals = dry if hrtf is None else {name: _at_ears(signal, hrtf) for name, signal in dry.items()}
-    place = next(iter(files.values()))
-    _check_duration(place, signals["mixture"].length / SAMPLE_RATE)
-    if not math.isfinite(signals["mixture"].loudness_lufs()):
+    place, mixture = next(iter(files.values())), dry["mixture"]
+    if (duration_s := mixture.length / SAMPLE_RATE) < BLOCK_S:
+        raise AudioError(f"{place} lasts {duration_s:.3f} s, but its loudness needs {BLOCK_S} s; choose another song.")
+    if not math.isfinite(mixture.loudness_lufs()):
         raise AudioError(f"{place} is quieter than -70 LUFS throughout, so it has no loudness; choose another song.")
-    return signals
+    return dry if hrtf is None else {name: _at_ears(signal, hrtf) for name, signal in dry.items()}
 
 
 def _read_blocks(path: Path, signal: str) -> Iterator[Tensor]:

@@ -267,8 +267,8 @@ def test_command_enhances_each_song_of_a_folder(tmp_path: Path, capsys: pytest.C
     ("more", "sentence"),
     [
         (["--audiogram", ""], "'L 250:20 1k:30 4k:60 R"),
-        (["--gains", "vocals=25"], "gain of vocals, 25.0 dB, must lie between -20 and 20 dB"),
-        (["--gains", "vocals=nan"], "must lie between"),
+        (["--gains", "vocals=25"], "gain of vocals, 25.0 dB, must lie within 20 dB up or down"),
+        (["--gains", "vocals=nan"], "must lie within"),
         (["--gains", "guitar=3"], "the stem 'guitar'; use vocals, drums"),
         (["--gains", "vocals"], "have 'vocals'; write a number"),
         (["--system", "magic"], "Separator 'magic' is unknown"),
